@@ -1,0 +1,1 @@
+"""Speculative decoding between an edge model that drafts and a cloud model that verifies."""

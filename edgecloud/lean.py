@@ -1,0 +1,120 @@
+"""The Llama forward pass with nothing else in it: fused projections, one preallocated cache, no module calls.
+
+At one token a step the weights' memory traffic is the floor and everything else is overhead; `transformers` spends a
+third of a 135M model's time there on two cores. Same weights, same arithmetic: in float32 the logits differ from
+`LlamaForCausalLM`'s by rounding alone (tests/unit/test_lean.py). What it does not know: batches, biases beyond qkv,
+scaled rotary embeddings, sliding windows, quantised weights; `lean_supports` says no to those.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FIRST_LENGTH = 512  # cache positions allocated at first; doubled when full
+PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj")]
+PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
+
+
+def lean_supports(model: Any) -> bool:
+    """Whether `LeanLlama` computes what `model` computes."""
+    cfg = model.config
+    rope = getattr(cfg, "rope_parameters", None) or {}
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    return (
+        getattr(cfg, "model_type", "") in ("llama", "qwen2", "short_head_llama")
+        and layers is not None
+        and rope.get("rope_type", "default") == "default"
+        and rope.get("partial_rotary_factor", 1.0) == 1.0
+        and cfg.hidden_act == "silu"
+        and not getattr(cfg, "mlp_bias", False)
+        and not getattr(cfg, "use_sliding_window", False)
+        # an adapter or a quantised weight may sit on any one of them
+        and all(type(layer.get_submodule(name)) is torch.nn.Linear for layer in layers for name in PROJECTIONS)
+        and (type(model.lm_head) is torch.nn.Linear or hasattr(model, "compact_head"))
+        and layers[0].self_attn.o_proj.bias is None
+        and len({p.device for p in model.parameters()}) == 1
+    )
+
+
+class LeanLlama:
+    """An `edgecloud.lm.Engine` over the weights of a Llama or Qwen2 model; nothing is copied that need not be fused."""
+
+    def __init__(self, model: Any) -> None:
+        cfg, body = model.config, model.model
+        self.heads, self.groups = cfg.num_attention_heads, cfg.num_key_value_heads
+        self.dim: int = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+        self.eps, self.width = cfg.rms_norm_eps, (cfg.hidden_size,)
+        self.embed: Tensor = body.embed_tokens.weight
+        # a shortened head (suite.models.short_head) keeps its rows apart; a plain head is the lm_head's weight
+        self.head: Tensor = model.compact_head if hasattr(model, "compact_head") else model.lm_head.weight
+        self.norm: Tensor = body.norm.weight
+        self.layers = [_fuse(layer) for layer in body.layers]
+        self.rotary = body.rotary_emb
+        self.length = 0
+        self._allocate(FIRST_LENGTH)
+
+    def _allocate(self, length: int) -> None:
+        """Make room for `length` positions, keeping what is cached."""
+        keys = self.embed.new_zeros(len(self.layers), 2, self.groups, length, self.dim)
+        if self.length:
+            keys[..., : self.length, :] = self.cache[..., : self.length, :]
+        self.cache = keys
+        cos, sin = self.rotary(self.embed, torch.arange(length, device=self.embed.device).unsqueeze(0))
+        sin = sin[0].clone()
+        sin[:, : self.dim // 2].neg_()  # rotate_half(x) * sin = roll(x, half) * signed sin
+        self.cos, self.sin = cos[0].unsqueeze(1), sin.unsqueeze(1)
+        self.causal = torch.ones(length, length, dtype=torch.bool, device=self.embed.device).tril()
+
+    def rollback(self, length: int) -> None:
+        """Drop all positions from `length` on; the memory stays and is overwritten."""
+        self.length = length
+
+    def feed(self, tokens: list[int], keep: int) -> Tensor:
+        """Append `tokens` (n); logits (keep, columns) after the last `keep` of them."""
+        n, start = len(tokens), self.length
+        end = start + n
+        while end > self.cache.shape[3]:
+            self._allocate(2 * self.cache.shape[3])
+        rotated = self.heads + self.groups
+        cos, sin = self.cos[start:end], self.sin[start:end]
+        mask = self.causal[start:end, :end] if n > 1 else None
+        x = self.embed[torch.tensor(tokens, device=self.embed.device)]
+        for (norm1, qkv, bias, out, norm2, gate_up, down), (keys, values) in zip(self.layers, self.cache, strict=True):
+            h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
+            qk = h[:, :rotated]
+            qk = qk * cos + qk.roll(self.dim // 2, -1) * sin
+            keys[:, start:end] = qk[:, self.heads :].transpose(0, 1)
+            values[:, start:end] = h[:, rotated:].transpose(0, 1)
+            y = self._attend(qk[:, : self.heads], keys[None, :, :end], values[None, :, :end], mask)
+            x = x + F.linear(y, out)
+            gate, up = F.linear(F.rms_norm(x, self.width, norm2, self.eps), gate_up).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, down)
+        self.length = end
+        return F.linear(F.rms_norm(x[-keep:], self.width, self.norm, self.eps), self.head)
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Grouped-query attention of q (n, heads, dim) over keys, values (1, groups, positions, dim) -> (n, width)."""
+        if mask is None:  # one token: the heads of a group are its queries, no mask and no repeated keys
+            y = F.scaled_dot_product_attention(q.view(1, self.groups, -1, self.dim), keys, values)
+            return y.reshape(1, -1)
+        y = F.scaled_dot_product_attention(q.transpose(0, 1)[None], keys, values, attn_mask=mask, enable_gqa=True)
+        return y[0].transpose(0, 1).reshape(len(q), -1)
+
+
+def _fuse(layer: Any) -> tuple[Tensor | None, ...]:
+    """One layer's weights, projections of the same input joined: one matrix product instead of three or two."""
+    att, mlp = layer.self_attn, layer.mlp
+    qkv = (att.q_proj, att.k_proj, att.v_proj)
+    return (
+        layer.input_layernorm.weight,
+        torch.cat([p.weight for p in qkv]),
+        torch.cat([p.bias for p in qkv]) if qkv[0].bias is not None else None,
+        att.o_proj.weight,
+        layer.post_attention_layernorm.weight,
+        torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        mlp.down_proj.weight,
+    )

@@ -1,0 +1,77 @@
+"""Run one study: compose the configuration, check it, return the record if there is one, else run the task.
+
+Read next: edgecloud/task.py.  `python launch.py --help` shows what to type.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+import edgecloud.schema
+import suite.config
+import suite.sweep
+from suite.errors import UserError
+
+TASKS = {"specdec": "edgecloud.task:run"}
+SCHEMAS = (suite.config, edgecloud.schema, suite.sweep)
+
+log = logging.getLogger("launch")
+failures: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def launch(cfg: DictConfig) -> str:
+    """One job; returns the status of its record. In a sweep, a job that fails does not stop the others."""
+    from suite.job import run_job
+    from suite.report.table import show_job
+
+    hydra_cfg = HydraConfig.get()
+    sweep = Path(hydra_cfg.sweep.dir).as_posix() if hydra_cfg.mode == RunMode.MULTIRUN else None
+    overrides = [override for override in hydra_cfg.overrides.task if not override.startswith("tracker")]
+    folder = Path(hydra_cfg.runtime.output_dir)
+    try:
+        record = run_job(cfg, folder, TASKS[cfg.task.name], overrides, sweep)
+    except Exception as error:
+        log.debug("the job failed", exc_info=True)  # the traceback is for the job's log, not for the screen
+        failures.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        log.error("%s", failures[-1])
+        return "failed"
+    if record["status"] != "completed":
+        failures.append(f"{record['error']} (as recorded; retry_failed=true runs it again)")
+        log.error("%s", failures[-1])
+    elif sweep is None:
+        show_job(record)
+    return str(record["status"])
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 a job failed, 2 the command cannot be run, 130 interrupted."""
+    for module in SCHEMAS:
+        module.register()
+    traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    try:
+        launch()
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was computed is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if traceback_wanted:
+            raise
+        print(error if isinstance(error, UserError) else suite.config.explain(error), file=sys.stderr)
+        return 1 if failures else 2
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The floor every study stands on: configuration, models, hardware, records, quality, statistics, reports."""

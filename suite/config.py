@@ -1,0 +1,122 @@
+"""The typed configuration of a run: schemas for Hydra, checks before anything starts, errors in one sentence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from suite.errors import ConfigError, check_range, nearest
+from suite.hardware.profile import HardwareConfig
+from suite.models.plan import GpuModeConfig
+from suite.models.spec import ModelConfig
+from suite.tracking.schema import TrackerConfig
+
+UNTRACKED = ("tracker", "verbose", "output_name", "strict", "retry_failed")  # change no number, so not in a fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything one job needs; `task` and `dataset` are typed by the study that owns them."""
+
+    task: Any = MISSING
+    models: dict[str, Any] = field(default_factory=dict)
+    """`ModelConfig` by the name a method asks for: edge, cloud, scorer."""
+    dataset: Any = MISSING
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    gpu_mode: GpuModeConfig = field(default_factory=GpuModeConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 42
+    """Seed of every random draw; a draw depends on it, the sample, the purpose and the step alone."""
+    verbose: bool = False
+    """Print each sample's text as it is finished."""
+    output_name: str | None = None
+    """Prefix of the result file in the reference studies' format; None: `<method>_results`."""
+    strict: bool = False
+    """Stop at the first sample that fails instead of recording it and going on."""
+    retry_failed: bool = False
+    """Run a job whose record says `failed` once more."""
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        if self.output_name is not None and not re.fullmatch(r"[\w.-]+", self.output_name):
+            raise ConfigError(f"output_name={self.output_name} must be letters, digits, '.', '_' or '-' only.")
+
+
+def store(schema: type, *, name: str) -> None:
+    """Register a frozen dataclass for a `defaults` list, where it stands as `/NAME@_here_`."""
+    node = OmegaConf.structured(schema)
+    _unlock(node)
+    ConfigStore.instance().store(name=name, node=node)
+
+
+def _unlock(node: Container) -> None:
+    """OmegaConf makes nodes of frozen dataclasses read-only, nested ones too; overrides must still merge into them."""
+    OmegaConf.set_readonly(node, None)
+    children = (node._get_node(key) for key in node) if isinstance(node, DictConfig) else ()
+    for child in children:
+        if isinstance(child, Container):
+            _unlock(child)
+
+
+def register() -> None:
+    """Register the suite's own schemas; each study registers its own beside this."""
+    store(RunConfig, name="run_schema")
+    store(HardwareConfig, name="hardware_schema")
+    store(ModelConfig, name="model_schema")
+    store(GpuModeConfig, name="gpu_mode_schema")
+    store(TrackerConfig, name="tracker_schema")
+
+
+def typed(cfg: DictConfig) -> RunConfig:
+    """The checked configuration object.
+
+    Raises:
+        ConfigError: naming the field, its value, and what would be legal.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain data, without what cannot change a number."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in UNTRACKED}
+
+
+def explain(error: BaseException) -> str:
+    """One sentence for an error Hydra or OmegaConf raised, with the nearest legal name where a name is wrong."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if unknown := re.search(r"Key '([^']+)' (?:is )?not in (?:'(\w+)'|struct)\s+full_key: (\S+)", text):
+        key, schema, path = unknown.groups()
+        known = _field_names(schema)
+        return f"There is no option '{path}'.{nearest(key, known)}{_known(known)}"
+    if choice := re.search(r"Could not find '(\S+)/([^/']+)'\s+Available options in '\S+':\n((?:\t.+\n)+)", text):
+        group, wrong, listed = choice.groups()
+        known = listed.split()
+        return f"{group}={wrong} does not exist.{nearest(wrong, known)}{_known(known)}"
+    if group := re.search(r"Could not override '([^']+)'", text):
+        known = _field_names(RunConfig.__name__)
+        return f"There is no option '{group.group(1)}'.{nearest(group.group(1), known)}{_known(known)}"
+    if value := re.search(r"(Value .+)\s+full_key: (\S+)", text):
+        return f"{value.group(2)}: {value.group(1)}."
+    return " ".join(str(error).split())
+
+
+def _field_names(schema: str | None) -> list[str]:
+    """Fields of a registered schema class, by the class name that OmegaConf reports."""
+    registered = (OmegaConf.get_type(entry.node) for entry in ConfigStore.instance().repo.values() if hasattr(entry, "node"))
+    return next(([f.name for f in fields(kind)] for kind in registered if kind and kind.__name__ == schema), [])
+
+
+def _known(names: list[str]) -> str:
+    return f" Known: {', '.join(sorted(names))}." if names else ""

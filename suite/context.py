@@ -1,0 +1,103 @@
+"""What a task is given to work with, so that `run(cfg, ctx)` holds the study and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from suite.config import RunConfig
+from suite.errors import UserError
+from suite.hardware.meters import Meter
+from suite.hardware.profile import HardwareConfig
+from suite.models.loading import Loaded, load, place
+from suite.records import SampleLog
+from suite.rng import generator
+from suite.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
+REPORT_EVERY_S = 10.0  # without a terminal, one line of progress this often
+
+
+class HasId(Protocol):
+    """A sample of any study."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the data set."""
+
+
+S = TypeVar("S", bound=HasId)
+
+
+@dataclass(slots=True)
+class RunContext:
+    """The suite's services for one job."""
+
+    config: RunConfig
+    folder: Path
+    samples: SampleLog
+    tracker: Tracker
+    meter: Meter = field(default_factory=Meter)
+
+    def model(self, name: str, hardware: HardwareConfig) -> Loaded:
+        """The model `models.<name>`, warm if an earlier job of this process loaded it.
+
+        Raises:
+            UserError: there is no such model, or it cannot be loaded.
+        """
+        if name not in self.config.models:
+            raise UserError(f"models.{name} is not configured; this method needs it. Give models.{name}.source and .id.")
+        spec = self.config.models[name]
+        placement = place(spec, hardware=hardware, gpu_mode=self.config.gpu_mode).replicas[0]
+        return load(spec, placement=placement, hardware=hardware)
+
+    def rng(self, sample: str, purpose: str, step: int = 0) -> np.random.Generator:
+        """Random numbers that depend on (seed, sample, purpose, step) alone."""
+        return generator(self.config.seed, sample, purpose, step)
+
+    def each(self, items: Sequence[S], work: Callable[[S], Mapping[str, Any]], label: str) -> None:
+        """Do the samples that are not done yet, keeping each as it is finished.
+
+        A sample whose `work` raises a `UserError` is kept as failed and the run goes on, unless `strict`.
+        """
+        for item in self._progress([item for item in items if item.id not in self.samples], len(items), label):
+            try:
+                row = {"id": item.id, "status": "ok", "error": None, **work(item)}
+            except UserError as error:
+                if self.config.strict:
+                    raise
+                log.warning("sample %s failed: %s", item.id, error)
+                row = {"id": item.id, "status": "failed", "error": str(error), "metrics": {}}
+            self.samples.append(row)
+            self.tracker.log_sample(row)
+
+    def _progress(self, items: Sequence[S], total: int, label: str) -> Iterator[S]:
+        """A bar on a terminal; plain lines with the time left elsewhere."""
+        done = total - len(items)
+        if done:
+            log.info("%s: %d of %d samples are done already", label, done, total)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            yield from tqdm(items, desc=label, total=total, initial=done, unit="sample", dynamic_ncols=True)
+            return
+        start = spoken = time.monotonic()
+        for i, item in enumerate(items):
+            yield item
+            now = time.monotonic()
+            if now - spoken > REPORT_EVERY_S:
+                left_s = (now - start) / (i + 1) * (len(items) - i - 1)
+                log.info("%s: %d of %d samples, about %.0f s left", label, done + i + 1, total, left_s)
+                spoken = now
+
+
+def ok(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of samples that did not fail."""
+    return [row for row in rows if row["status"] == "ok"]

@@ -1,0 +1,1 @@
+"""Models by source, warm between the jobs of a sweep. Importing this package does not import torch."""

@@ -1,0 +1,200 @@
+"""Load a model once and keep it warm for every job of a sweep that asks for the same one.
+
+What this does not know: what the model is for. torch and transformers are imported when the first model is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from suite.errors import UserError
+from suite.hardware.profile import HardwareConfig
+from suite.models import precision, sources
+from suite.models.plan import CardMemory, GpuModeConfig, Placement, Plan, plan
+from suite.models.quiet import quiet
+from suite.models.revision import revision
+from suite.models.spec import ModelConfig
+
+BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.6}  # 4bit with its scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to run, in evaluation mode and without gradients."""
+
+    model: Any
+    tokenizer: Any
+    spec: ModelConfig
+    revision: str
+    dtype: str
+    device: str
+    """Where the inputs go."""
+    load_s: float
+    """Seconds the load took, fetching included; a warm model keeps the figure of its first load."""
+    parameters: int
+    notes: tuple[str, ...] = ()
+    """What was done differently from what was asked."""
+
+
+_warm: dict[tuple[Any, ...], Loaded] = {}
+_plans: dict[tuple[Any, ...], Plan] = {}
+_loads = 0
+
+
+def loads() -> int:
+    """How many models this process has really loaded."""
+    return _loads
+
+
+def keep_only(specs: Iterable[ModelConfig] = ()) -> None:
+    """Drop the warm models of other specs, so that a sweep over models holds only those of its current job."""
+    kept = set(specs)
+    dropped = [key for key, loaded in _warm.items() if loaded.spec not in kept]
+    for key in dropped:
+        del _warm[key]
+    for key in [key for key in _plans if key[0] not in kept]:
+        del _plans[key]
+    if any(loaded_key[2] != Placement() for loaded_key in dropped):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def place(spec: ModelConfig, *, hardware: HardwareConfig, gpu_mode: GpuModeConfig) -> Plan:
+    """Where the model goes on this machine. Free memory is read once per model: load one before placing the next.
+
+    Raises:
+        UserError: the profile asks for a GPU and there is none, or the model does not fit.
+    """
+    key = (spec, hardware, repr(gpu_mode))
+    if key not in _plans:
+        cards = [] if hardware.device == "cpu" else _visible_cards()
+        if hardware.device == "cuda" and not cards:
+            raise UserError("hardware.device=cuda but no GPU is visible; use hardware.device=auto or a CPU profile.")
+        weights_gb = 0.0
+        if cards:
+            dtype, _ = precision.resolve(spec.dtype, hardware.dtype, f"cuda:{cards[0].index}")
+            weight = BYTES_PER_WEIGHT[dtype if spec.quantization == "none" else spec.quantization]
+            weights_gb = sources.weights_gb(sources.folder(spec), weight)
+        _plans[key] = plan(weights_gb, cards, gpu_mode)
+    return _plans[key]
+
+
+def load(
+    spec: ModelConfig,
+    *,
+    placement: Placement,
+    hardware: HardwareConfig,
+    architecture: str = "AutoModelForCausalLM",
+    tokenizer: str = "AutoTokenizer",
+) -> Loaded:
+    """The model, from memory when this process has loaded the same spec, precision and placement before.
+
+    Args:
+        spec: which model.
+        placement: one replica of `place(...)`.
+        hardware: gives the precision when the spec leaves it open.
+        architecture: class of transformers that makes the model.
+        tokenizer: class of transformers that makes what goes in front of it (`AutoProcessor` for audio or images).
+
+    Raises:
+        UserError: it cannot be found, fetched or run here.
+    """
+    dtype, notes = precision.resolve(spec.dtype, hardware.dtype, placement.device)
+    key = (spec, dtype, placement, architecture, tokenizer)
+    if key not in _warm:
+        _warm[key] = _load(spec, dtype, notes, placement, architecture, tokenizer)
+    return _warm[key]
+
+
+def _load(
+    spec: ModelConfig, dtype: str, notes: tuple[str, ...], placement: Placement, architecture: str, tokenizer: str
+) -> Loaded:
+    global _loads
+    start = time.perf_counter()
+    quantized = _quantization(spec, dtype, placement)
+    folder = sources.folder(spec)
+
+    import torch
+    import transformers
+
+    import suite.models.short_head  # noqa: F401  registers its architecture
+
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": spec.trust_remote_code}
+    try:
+        with quiet():
+            model, info = getattr(transformers, architecture).from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **common,
+                **quantized,
+                **_device_map(placement),
+            )
+            before = getattr(transformers, tokenizer).from_pretrained(sources.tokenizer_folder(folder), **common)
+    except (ValueError, OSError) as error:  # an unknown architecture, or code that the user has not allowed
+        reason = " ".join(str(error).split())
+        raise UserError(f"models.*.id={spec.id}: transformers cannot load it ({reason}).") from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"models.*.id={spec.id} is no {type(model).__name__}: its file lacks {len(missing)} weights, "
+            f"such as {missing[0]}; choose a model of that architecture."
+        )
+    model.eval().requires_grad_(False)
+    if placement.card_gb:
+        notes = (*notes, f"split over {placement}")
+    if offloaded := {"cpu", "disk"} & {str(where) for where in getattr(model, "hf_device_map", {}).values()}:
+        notes = (*notes, f"some layers stay on {' and '.join(sorted(offloaded))}, which is slow")
+    _loads += 1
+    return Loaded(
+        model=model,
+        tokenizer=before,
+        spec=spec,
+        revision=revision(spec),
+        dtype=dtype if spec.quantization == "none" else f"{spec.quantization} ({dtype})",
+        device=placement.device,
+        load_s=time.perf_counter() - start,
+        parameters=model.num_parameters(),
+        notes=notes,
+    )
+
+
+def _quantization(spec: ModelConfig, dtype: str, placement: Placement) -> dict[str, Any]:
+    if spec.quantization == "none":
+        return {}
+    problem = None
+    if placement.device == "cpu":
+        problem = "needs a GPU, and this run is on the CPU"
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        problem = "needs bitsandbytes, which is not installed (pip install bitsandbytes)"
+    if problem:
+        raise UserError(f"models.*.quantization={spec.quantization} of {spec.id} {problem}; or set it to none.")
+    from transformers import BitsAndBytesConfig
+
+    config: Any = BitsAndBytesConfig
+    if spec.quantization == "8bit":
+        return {"quantization_config": config(load_in_8bit=True)}
+    four = config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": four}
+
+
+def _device_map(placement: Placement) -> dict[str, Any]:
+    if placement.card_gb:
+        most: dict[int | str, int] = {card: int(gb * 1e9) for card, gb in placement.card_gb}
+        return {"device_map": "auto", "max_memory": {**most, "cpu": int(placement.cpu_gb * 1e9)}}
+    # the default already is the CPU, and naming it would need accelerate
+    return {} if placement.device == "cpu" else {"device_map": {"": placement.device}}
+
+
+def _visible_cards() -> list[CardMemory]:
+    import torch
+
+    return [
+        CardMemory(index=card, free_gb=torch.cuda.mem_get_info(card)[0] / 1e9)
+        for card in range(torch.cuda.device_count())
+    ]

@@ -1,0 +1,128 @@
+"""One job on disk: its fingerprint, its folder, and the record that closes it.
+
+An index beside the outputs maps a fingerprint to the folder that holds its samples. A job that starts looks there: a
+finished record is reused, samples of an interrupted one are taken over, and a job that is running elsewhere is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite.errors import UserError
+from suite.records.samples import SampleLog, read_samples, writing
+
+SCHEMA = 1
+
+
+def fingerprint(config: dict[str, Any], models: dict[str, str], data_sha256: str) -> str:
+    """SHA-256 (hex) of everything that can change a number: configuration, model revisions, data."""
+    content = {"schema": SCHEMA, "config": config, "models": models, "data": data_sha256}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `path` whole or not at all, also when the process is killed meanwhile.
+
+    Raises:
+        UserError: the file system refused; the old file is untouched.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with writing(path), partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a job folder; None when the job never finished.
+
+    Raises:
+        UserError: the file is not a record of this schema.
+    """
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        schema = record["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a record ({error}); delete it and give the same command again.") from error
+    if schema != SCHEMA:
+        raise UserError(f"{path} has record schema {schema}, this version reads {SCHEMA}; run the job again.")
+    return dict(record)
+
+
+@dataclass(slots=True)
+class Job:
+    """A claimed job: its folder, and what an earlier run of the same fingerprint left."""
+
+    folder: Path
+    fingerprint: str
+    record: dict[str, Any] | None
+    """The earlier record when it needs no more work, else None."""
+
+    def samples(self) -> SampleLog:
+        """The job's log, with the samples already done."""
+        return SampleLog(self.folder / "samples.jsonl")
+
+    def finish(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write record.json, and return the record as a reader will see it."""
+        record = {"schema": SCHEMA, "fingerprint": self.fingerprint, **record}
+        write_atomic(self.folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False))
+        return record
+
+
+@contextmanager
+def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -> Iterator[Job]:
+    """Make `folder` the home of the job with fingerprint `mark` while the block runs.
+
+    Args:
+        folder: the new job folder (exists).
+        index: folder of the index, shared by all jobs started from one place.
+        mark: fingerprint.
+        retry_failed: run a job again whose record says `failed`.
+
+    Raises:
+        UserError: the same job is running in another process.
+    """
+    index.mkdir(parents=True, exist_ok=True)
+    entry = index / mark[:32]
+    with (index / f"{mark[:32]}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            where = entry.read_text() if entry.exists() else "another folder"
+            raise UserError(f"This very job is running already, in {where}; wait for it or stop it first.") from None
+        earlier = Path(entry.read_text()) if entry.exists() else None
+        record = _take_over(earlier, folder, mark, retry_failed) if earlier else None
+        write_atomic(entry, str(folder.resolve()))
+        yield Job(folder, mark, record)
+
+
+def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
+    """Copy an earlier run's samples, and its record if no more work is due; a moved or deleted folder is no run."""
+    if not earlier.is_dir():
+        return None
+    record = read_record(earlier)
+    if record is not None and record["fingerprint"] != mark:
+        return None
+    if earlier.resolve() != folder.resolve():
+        SampleLog(folder / "samples.jsonl", read_samples(earlier / "samples.jsonl")).close()
+    done = record is not None and (record["status"] == "completed" or (record["status"] == "failed" and not retry_failed))
+    if not done:
+        return None
+    if earlier.resolve() != folder.resolve():
+        write_atomic(folder / "record.json", (earlier / "record.json").read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,32 @@
+"""Which tracker a run reports to: the configuration side of tracking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suite.errors import ConfigError, check_choice
+
+TRACKERS = ("none", "wandb")
+MODES = ("offline", "online")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """One YAML of the `tracker` group."""
+
+    name: str = "none"
+    """`none` or `wandb`. The records are complete either way."""
+    project: str = "suite"
+    """wandb project."""
+    entity: str | None = None
+    """wandb user or team; None is the account's default."""
+    mode: str = "offline"
+    """`offline` writes below `dir` and needs no account; `online` uploads as the run goes."""
+    dir: str = "."
+    """Folder that holds the one shared `wandb/` folder, relative to where the command was typed."""
+
+    def __post_init__(self) -> None:
+        check_choice("tracker.name", self.name, TRACKERS)
+        check_choice("tracker.mode", self.mode, MODES)
+        if not self.project:
+            raise ConfigError("tracker.project is empty; give the name of a wandb project.")

@@ -1,0 +1,97 @@
+"""BERTScore with a tiny random BERT written to disk, against the bert-score package's own scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bert_score import BERTScorer
+from transformers import BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2Model
+
+from suite.errors import ConfigError, UserError
+from suite.quality import BertScore, score
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "sad", "happy", "voice", "悲", "伤", "高", "兴"]
+PREDICTIONS = ["sad voice", "happy a b c", "悲伤"]
+REFERENCES = [["happy voice", "sad b"], ["happy a b"], ["高兴", "悲 伤 a"]]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The name holds "t5": the package's own loader would take the folder for a T5 model.
+    path = tmp_path_factory.mktemp("bert5")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+    )
+    BertModel(config).save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    tokenizer = BertTokenizer(vocab=str(path / "vocab.txt"))
+    assert tokenizer.model_max_length > 1e20  # the trap: saved without a limit
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def metric(model_path: Path) -> BertScore:
+    return BertScore(model_path=model_path, num_layers=2)
+
+
+def test_equals_the_package(metric: BertScore, model_path: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "model"
+    plain.symlink_to(model_path)
+    theirs = BERTScorer(model_type=str(plain), num_layers=2, device="cpu")
+    theirs._tokenizer.model_max_length = 12
+    expected = [values.tolist() for values in theirs.score(PREDICTIONS, REFERENCES)]
+    result = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert list(result["per_sample"]) == ["precision", "recall", "f1"]
+    assert list(result["per_sample"].values()) == [pytest.approx(values, abs=2e-6) for values in expected]
+    assert result["f1"] == pytest.approx(sum(expected[2]) / 3, abs=2e-6)
+    assert result["model"] == f"{model_path.name}, layer 2"
+
+
+def test_layer_matters_and_identity_scores_one(metric: BertScore, model_path: Path) -> None:
+    arguments: dict[str, Any] = {"predictions": ["a b c"], "references": [["d e f"]]}
+    other = BertScore(model_path=model_path, num_layers=3)
+    assert metric.compute(**arguments)["f1"] != other.compute(**arguments)["f1"]
+    assert metric.compute(predictions=["a b"], references=[["a b"]])["f1"] == pytest.approx(1, abs=1e-6)
+
+
+def test_blank_texts_score_0_and_leave_the_others_alone(metric: BertScore) -> None:
+    result = metric.compute(predictions=["", "sad", " ", "sad"], references=[["sad"], ["", "sad"], ["a"], [""]])
+    assert result["per_sample"]["f1"] == pytest.approx([0, 1, 0, 0], abs=1e-6)
+    assert metric.compute(predictions=[""], references=[["a"]])["precision"] == 0
+
+
+def test_texts_beyond_the_position_limit_are_cut(metric: BertScore) -> None:
+    result = metric.compute(predictions=["a b c d e " * 20], references=[["a b c d e " * 20]])
+    assert result["f1"] == pytest.approx(1, abs=1e-6)
+
+
+def test_score_adds_its_three_numbers(metric: BertScore) -> None:
+    scores = score(PREDICTIONS, REFERENCES, language="chinese", bertscore=metric)
+    assert list(scores)[2:] == ["bertscore_precision", "bertscore_recall", "bertscore_f1"]
+    f1 = scores["bertscore_f1"]
+    assert f1.note == metric.label
+    assert len(f1.per_sample) == 3
+    assert f1.metric(seed=0).ci95 is not None
+
+
+def test_bad_folders_and_layers_are_refused(model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        BertScore(model_path=tmp_path, num_layers=2)
+    with pytest.raises(ConfigError, match=r"num_layers=4 must be between 1 and 3"):
+        BertScore(model_path=model_path, num_layers=4)
+    (tmp_path / "config.json").write_text((model_path / "config.json").read_text())
+    with pytest.raises(UserError, match="cannot load"):
+        BertScore(model_path=tmp_path, num_layers=2)
+    GPT2Model(GPT2Config(vocab_size=9, n_positions=8, n_embd=4, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="GPT2Model"):
+        BertScore(model_path=tmp_path, num_layers=1)

@@ -1,0 +1,410 @@
+"""Reports from made-up records: found, told apart, tabulated, compared, and the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from suite.__main__ import main
+from suite.errors import UserError
+from suite.report.collect import all_jobs, differing_settings, latest, locate, read_sweep
+from suite.report.export import tidy, write_table
+from suite.report.html import page, write_report
+from suite.report.paired import compare
+from suite.report.plot import plot, swept_number
+from suite.report.reference import reference_view
+from suite.report.table import show_job, show_sweep
+from suite.report.words import number
+
+HARDWARE = {"local": {"name": "local", "cards": 0}, "h100": {"name": "h100", "cards": 1}}
+
+
+def metric(value: float | None, unit: str = "1", **other: Any) -> dict[str, Any]:
+    """A metric as stored, with an interval of 10 % either side."""
+    ci95 = None if value is None else [value * 0.9, value * 1.1]
+    return {"value": value, "unit": unit, "n": 20, "ci95": ci95, "origin": "measured", "note": "", **other}
+
+
+def make_record(k: int = 3, threshold: float = 1.5, *, hardware: str = "local", **other: Any) -> dict[str, Any]:
+    """A record in the stored schema; `other` replaces whole fields."""
+    record = {
+        "schema": 1,
+        "fingerprint": f"{k:02x}{round(threshold * 10):02x}{len(hardware):02x}" + "0" * 58,
+        "status": "completed",
+        "task": "specdec",
+        "name": "specdec_results",
+        "config": {
+            "task": {"method": "specdec", "k": k, "entropy_threshold": threshold},
+            "hardware": HARDWARE[hardware],
+            "tracker": {"name": "none"},
+        },
+        "overrides": [f"task.k={k}", f"task.entropy_threshold={threshold}", f"hardware={hardware}"],
+        "metrics": {
+            "bleu": metric(0.1 * k, note="tokenize=zh"),
+            "cloud_call_rate": metric(1 / (k + threshold)),
+            "ttft_ms": metric(12.5 * k, "ms", origin="modelled"),
+            "energy_j": metric(None, "J"),
+        },
+        "facts": {"engine": "transformers"},
+        "samples": {"completed": 20, "failed": 0},
+        "error": None,
+        "seed": 42,
+        "provenance": {"git_sha": "abc", "git_dirty": False, "packages": {"torch": "2.13.0"}, "machine": {"cpu": "x"}},
+        "models": {"edge": "1", "cloud": "2"},
+        "data_sha256": "dd",
+        "started_at": "2026-01-02T10:00:00+00:00",
+        "wall_time_s": 3.5,
+    }
+    return {**record, **other}
+
+
+def write_job(folder: Path, record: dict[str, Any], samples: list[dict[str, Any]] | None = None) -> Path:
+    """A job folder as the launcher leaves it."""
+    folder.mkdir(parents=True)
+    (folder / ".hydra").mkdir()
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    lines = [json.dumps(sample) + "\n" for sample in samples or []]
+    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def make_samples(values: dict[str, float | None]) -> list[dict[str, Any]]:
+    """Rows with one metric, `bleu`."""
+    return [{"id": key, "status": "ok", "error": None, "metrics": {"bleu": value}} for key, value in values.items()]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Twelve jobs over k, with paired samples, one failed job and one that was killed."""
+    folder = tmp_path / "multirun" / "2026-01-02" / "10-00-00"
+    for job in range(11):
+        values = {f"s{i}": 0.1 * i + 0.01 * job * (i % 3) for i in range(20)}
+        write_job(folder / str(job), make_record(k=job + 1), make_samples(dict(values)))
+    failed = make_record(k=99, status="failed", metrics={}, error="out of [memory]")
+    write_job(folder / "11", {**failed, "samples": {"completed": 0, "failed": 0}})
+    (folder / "12" / ".hydra").mkdir(parents=True)
+    return folder
+
+
+def printed(width: int = 200) -> tuple[Console, io.StringIO]:
+    """A console of a known width, and where it prints."""
+    out = io.StringIO()
+    return Console(file=out, width=width, color_system=None), out
+
+
+def test_jobs_are_in_number_order_and_once_per_fingerprint(sweep: Path) -> None:
+    write_job(sweep / "13", make_record(k=1, started_at="2026-01-03T00:00:00+00:00"))
+    write_job(sweep / "14", make_record(k=2, started_at="2026-01-03T00:00:00+00:00", status="interrupted"))
+    labels = [job.label for job in read_sweep(sweep).jobs]
+    # job 13 is job 0 again and newer; job 14 is job 1 again but did not complete
+    assert labels == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "13"]
+
+
+def test_only_the_settings_that_tell_jobs_apart_are_shown() -> None:
+    grid = [make_record(k, threshold, hardware=name) for k, threshold, name in [(3, 1.0, "local"), (5, 1.0, "h100")]]
+    # k and hardware move together, both were typed; the cards only follow the hardware
+    assert differing_settings(grid) == {"k": (3, 5), "hardware": ("local", "h100")}
+
+
+def test_a_difference_that_nobody_typed_is_shown_when_nothing_else_tells() -> None:
+    one, two = make_record(), make_record()
+    one["config"]["task"]["rank"] = 1
+    two["config"]["task"]["rank"] = 2
+    assert differing_settings([one, two]) == {"rank": (1, 2)}
+
+
+def test_studies_without_a_common_option_differ_by_task_alone() -> None:
+    other = make_record(task="argo", config={"task": {"strategy": "random"}}, overrides=[])
+    assert differing_settings([make_record(), other]) == {"task": ("specdec", "argo")}
+
+
+def test_group_choices_trackers_and_name_clashes() -> None:
+    rows = []
+    for k, edge, models in ((1, "a", "small"), (2, "b", "large")):
+        config = {"task": {"k": k}, "draft": {"k": k}, "models": {"edge": {"id": edge}}, "tracker": {"project": edge}}
+        overrides = ["task.k=1", "++draft.k=1", f"models={models}", f"tracker.project={edge}", "hydra.job.name=x"]
+        rows.append(make_record(config=config, overrides=overrides))
+    found = differing_settings(rows, taken=["models"])
+    assert found == {"task.k": (1, 2), "draft.k": (1, 2), "models": ("small", "large")}
+
+
+def test_newest_run_by_date_and_time_that_has_a_record(tmp_path: Path, sweep: Path) -> None:
+    newer = write_job(tmp_path / "outputs" / "2026-01-02" / "10-00-01", make_record(seed=1))
+    (tmp_path / "outputs" / "2026-01-05" / "00-00-00").mkdir(parents=True)
+    assert latest(tmp_path) == newer
+    shutil.rmtree(newer)
+    assert latest(tmp_path) == sweep
+
+
+def test_a_job_is_found_by_folder_file_and_fingerprint(tmp_path: Path, sweep: Path) -> None:
+    relative = "multirun/2026-01-02/10-00-00/2"
+    for name in (relative, f"{relative}/record.json", str(sweep / "2"), "030f0500"):
+        assert locate(tmp_path, name).folder == sweep / "2"
+    for name, message in (
+        ("030f", "not a job folder"),
+        ("ffffffff", "not a job folder"),
+        ("multirun/2026-01-02/10-00-00", "holds 12 jobs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            locate(tmp_path, name)
+
+
+def test_missing_folders_and_broken_records_cost_one_sentence(tmp_path: Path, sweep: Path) -> None:
+    with pytest.raises(UserError, match="There is no folder"):
+        read_sweep(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"no record.json"):
+        read_sweep(sweep / "12")
+    with pytest.raises(UserError, match="no records"):
+        all_jobs(tmp_path / "outputs")
+    (sweep / "3" / "record.json").write_text("{")
+    with pytest.raises(UserError, match=r"3/record.json is not a record"):
+        read_sweep(sweep)
+
+
+def test_tidy_table_in_both_files(sweep: Path) -> None:
+    csv_path, parquet_path = write_table(sweep)
+    rows = list(csv.DictReader(csv_path.read_text(encoding="utf-8").splitlines()))
+    table = pyarrow.parquet.read_table(parquet_path)
+    assert table.column_names == list(rows[0])
+    assert [row["k"] for row in rows] == [str(k) for k in (*range(1, 12), 99)]
+    third = table.slice(2, 1).to_pylist()[0]
+    assert (third["job"], third["k"], third["status"], third["n"]) == ("2", 3, "completed", 20)
+    assert (third["bleu"], third["bleu_low"], third["bleu_high"]) == pytest.approx((0.3, 0.27, 0.33))
+    assert (third["ttft_ms_unit"], third["ttft_ms_origin"], third["energy_j"]) == ("ms", "modelled", None)
+    assert rows[2]["energy_j"] == ""  # a missing meter is empty, never 0
+    assert table.schema.field("energy_j").type == pyarrow.float64()
+    assert (rows[11]["error"], rows[11]["bleu"]) == ("out of [memory]", "")
+    assert "entropy_threshold" not in rows[0]
+
+
+def test_a_setting_with_values_of_several_types_is_text(tmp_path: Path) -> None:
+    for job, value in enumerate((1, "auto", None)):
+        write_job(tmp_path / str(job), make_record(fingerprint=str(job) * 64, config={"task": {"k": value}}))
+    assert tidy(read_sweep(tmp_path))["k"] == ["1", "auto", None]
+
+
+def test_views_are_the_same_bytes_wherever_and_whenever_they_are_made(sweep: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(sweep, copy)
+    views = [
+        [path.read_bytes() for path in (*write_table(folder), write_report(folder))] for folder in (sweep, copy, copy)
+    ]
+    assert views[0] == views[1] == views[2]
+
+
+def test_sweep_table_shows_settings_intervals_failures_and_few_samples(sweep: Path) -> None:
+    console, out = printed()
+    show_sweep(sweep, console)
+    text = out.getvalue()
+    header = text.splitlines()[1]
+    assert [name for name in ("job", "k", "n", "bleu", "cloud_call_rate", "ttft_ms") if name in header.split()] == [
+        "job", "k", "n", "bleu", "cloud_call_rate", "ttft_ms",
+    ]  # fmt: skip
+    assert "energy_j" in header
+    assert "0.3 [0.27, 0.33]" in text
+    assert "~37.5 [33.75, 41.25]" in text  # modelled
+    assert "job 11 failed: out of [memory]" in text
+    assert "job 12 has no record" in text
+    assert "Only 20 samples" in text
+
+
+def test_a_narrow_terminal_shows_what_fits_and_names_the_rest(sweep: Path) -> None:
+    console, out = printed(width=50)
+    show_sweep(sweep, console)
+    assert max(map(len, out.getvalue().splitlines())) <= 50
+    said = " ".join(out.getvalue().split())
+    assert "Too narrow for cloud_call_rate, energy_j:" in said
+    assert "│ 0.3 │" in said  # the interval moved to a line of its own
+
+
+def test_the_headline_of_the_facts_decides_what_is_shown(tmp_path: Path) -> None:
+    record = make_record(facts={"headline": ["ttft_ms", "bleu", "no_such_metric"]})
+    write_job(tmp_path / "0", record)
+    assert read_sweep(tmp_path).headline == ("ttft_ms", "bleu")
+    console, out = printed()
+    show_job(record, console)
+    text = out.getvalue()
+    assert text.index("ttft_ms") < text.index("bleu")
+    assert "cloud_call_rate" not in text
+    assert "tokenize=zh" in text
+    assert "modelled" in text
+    assert "Only 20 samples" in text
+
+
+def test_a_failed_job_prints_its_error_literally() -> None:
+    console, out = printed()
+    show_job(make_record(status="failed", error="broken [/bold] tag", metrics={}), console)
+    assert "broken [/bold] tag" in out.getvalue()
+
+
+def test_enough_samples_need_no_warning() -> None:
+    console, out = printed()
+    show_job(make_record(samples={"completed": 100, "failed": 3}), console)
+    assert "Only" not in out.getvalue()
+    assert "3 samples failed" in out.getvalue()
+
+
+def test_paired_differences_use_only_the_samples_both_measured(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    base = {f"s{i}": float(value) for i, value in enumerate(generator.normal(size=40))}
+    better = {key: value + 0.5 for key, value in base.items()} | {"s0": None, "s99": 7.0}
+    write_job(tmp_path / "0", make_record(k=1), make_samples(dict(base)))
+    write_job(tmp_path / "1", make_record(k=2), make_samples(better))
+    (only,) = compare(read_sweep(tmp_path))
+    assert (only.job.label, only.baseline.label, only.metric) == ("1", "0", "bleu")
+    assert only.difference.n == 39
+    assert only.difference.value == pytest.approx(0.5)  # job minus baseline
+    (other,) = compare(read_sweep(tmp_path), baseline="1")
+    assert other.difference.value == pytest.approx(-0.5)
+
+
+def test_large_sweeps_are_compared_only_when_asked(sweep: Path) -> None:
+    assert compare(read_sweep(sweep)) == []
+    found = compare(read_sweep(sweep), baseline="3", metrics=("bleu",))
+    assert [item.job.label for item in found] == [str(job) for job in range(11) if job != 3]
+
+
+def test_unknown_baseline_and_metric_are_named(sweep: Path) -> None:
+    with pytest.raises(UserError, match="no completed job 11"):
+        compare(read_sweep(sweep), baseline="11")
+    with pytest.raises(UserError, match=r"no metric blue .*Did you mean 'bleu'\?"):
+        compare(read_sweep(sweep), baseline="1", metrics=("blue",))
+
+
+def test_figure_follows_the_swept_number_and_names_bad_axes(sweep: Path) -> None:
+    found = read_sweep(sweep)
+    assert swept_number(found) == "k"
+    svg = plot(found)
+    assert svg is not None
+    assert "cloud_call_rate" in svg  # the second headline metric is the y axis
+    assert "ttft_ms" not in svg
+    assert "ttft_ms" in (plot(found, ("ttft_ms", "bleu")) or "")
+    with pytest.raises(UserError, match=r"no metric ttft .*Did you mean 'ttft_ms'\?"):
+        plot(found, ("ttft", "bleu"))
+
+
+def test_no_figure_without_a_swept_number(tmp_path: Path) -> None:
+    write_job(tmp_path / "0", make_record(hardware="local"))
+    write_job(tmp_path / "1", make_record(hardware="h100"))
+    assert plot(read_sweep(tmp_path)) is None
+
+
+class Outline(HTMLParser):
+    """Cells of each table, and every address the page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[str]] = []
+        self.addresses: list[str] = []
+        self._in_cell = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href") and tag != "use"]
+        if tag == "table":
+            self.tables.append([])
+        self._in_cell = tag in ("td", "th")
+        if self._in_cell:
+            self.tables[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.tables[-1][-1] += data.strip()
+
+
+def test_page_is_self_contained_and_holds_every_job(sweep: Path) -> None:
+    record = make_record(k=3, name="<script>alert(1)</script>")
+    (sweep / "2" / "record.json").write_text(json.dumps(record))
+    text = page(read_sweep(sweep), baseline="0")
+    outline = Outline()
+    outline.feed(text)
+    assert outline.addresses == []
+    assert "<script>alert" not in text
+    assert outline.tables[0][:4] == ["job", "k", "n", "bleu"]
+    assert "0.3 [0.27, 0.33]" in outline.tables[0]
+    assert len(outline.tables) == 1 + 1 + 1 + 2 * 12  # sweep, paired, shared settings, metrics and settings of each job
+    shared = outline.tables[2]
+    assert shared[shared.index("provenance.packages.torch") + 1] == "2.13.0"
+    assert "config.task.k" not in shared
+    assert "job 11 failed: out of [memory]" in text
+    assert "<svg" in text
+
+
+def test_reference_view_renames_and_converts() -> None:
+    record = make_record(k=2)
+    record["metrics"] |= {"bertscore_f1": metric(0.8), "total_time_ms": metric(2500.0, "ms")}
+    samples = [{"id": "a", "status": "ok", "error": None, "caption": "calm", "metrics": {"bleu": 0.5}}]
+    view = reference_view(record, samples)
+    assert list(view) == ["experiment_config", "metrics", "detailed_results"]
+    assert view["experiment_config"]["task"]["k"] == 2
+    metrics = view["metrics"]
+    assert metrics["avg_bleu"] == 0.2
+    assert metrics["avg_cider"] is None
+    assert metrics["bertscore"] == {"precision": None, "recall": None, "f1": 0.8}
+    assert metrics["latency_metrics"]["ttft_mean_s"] == 0.025
+    assert metrics["latency_metrics"]["total_time_s"] == 2.5
+    assert metrics["speculative_decoding_metrics"]["cloud_call_rate"] == record["metrics"]["cloud_call_rate"]["value"]
+    assert view["detailed_results"] == [{"id": "a", "status": "ok", "error": None, "caption": "calm", "bleu": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.016912, "0.0169"),
+        (12.754, "12.75"),
+        (135.24, "135.2"),
+        (12345.6, "12,346"),
+        (-3, "-3"),
+    ],
+)
+def test_numbers_keep_about_four_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_command_line(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--root", str(tmp_path)]
+    assert main([*root, "ls"]) == 0
+    assert "010f0500" in capsys.readouterr().out
+    assert main([*root, "table"]) == 0
+    assert "table.parquet" in capsys.readouterr().out
+    assert main([*root, "report", "multirun/2026-01-02/10-00-00", "--plot", "ttft_ms,bleu"]) == 0
+    assert (sweep / "report.html").exists()
+    capsys.readouterr()
+    assert main([*root, "diff", "010f0500", str(sweep / "4")]) == 0
+    out = capsys.readouterr().out
+    assert "task.k" in out
+    assert "entropy_threshold" not in out
+    assert "0.5 [0.45, 0.55]" in out
+
+
+@pytest.mark.parametrize("command", [["ls"], ["table"], ["table", "nowhere"], ["report"], ["diff", "a", "b"]])
+def test_nothing_to_show_is_a_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert main(["--root", str(tmp_path), *command]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+
+
+def test_report_never_imports_torch(sweep: Path) -> None:
+    code = (
+        "import sys; from suite.__main__ import main; main(['report', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(sweep)], check=False).returncode == 0
