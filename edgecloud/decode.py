@@ -1,8 +1,8 @@
 """The decoding loops: one model alone, and speculative decoding between an edge and a cloud.
 
 Speculative decoding (Leviathan et al. 2023, arXiv:2211.17192): the edge drafts up to k tokens; the gate says which of
-them need the cloud; if any does, the cloud computes the whole block in one forward pass and the verifier judges them in
-order. The first token refused is replaced by the cloud's and ends the round; if all stand, the cloud adds one of its own.
+them need the cloud; if any does, the cloud computes the whole block in one forward pass and the verifier judges them
+in order. The first token refused is replaced by the cloud's and ends the round; if all stand, the cloud adds its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgecloud.gates import Gate
 from edgecloud.lm import CachedLM
 from edgecloud.sampling import Luck, Sampling, draw, entropy
 from edgecloud.verify import Drafted, Verification, Verifier, choose
+from suite.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,15 @@ def generate(model: CachedLM, prompt: list[int], ending: Ending, sampling: Sampl
 def speculate(
     edge: CachedLM, cloud: CachedLM, prompt: list[int], rules: Rules, ending: Ending, sampling: Sampling, luck: Luck
 ) -> Output:
-    """The edge drafts, the cloud verifies; see the module's docstring. `prompt` holds at least one token."""
+    """The edge drafts, the cloud verifies; see the module's docstring. `prompt` holds at least one token.
+
+    Raises:
+        UserError: the edge may draft a token that the cloud cannot judge, or a text outgrows a model's window.
+    """
+    if cloud.columns is not None:
+        raise UserError("The cloud model's head is shortened, so it cannot verify; set task.engine=transformers.")
+    if edge.token(edge.vocab - 1) >= cloud.vocab:
+        raise UserError(f"The edge has tokens past the cloud's {cloud.vocab}; cut both to the shared vocabulary.")
     clock = _Clock()
     edge.reset()
     cloud.reset()
@@ -108,7 +117,9 @@ def speculate(
     out = Output(ending, count)
     while not out.ended:
         sequence = prompt + out.tokens
-        block = _draft(edge, sequence, min(rules.k, out.room), ending, sampling, luck, len(out.tokens), cloud.vocab, clock)
+        block = _draft(
+            edge, sequence, min(rules.k, out.room), ending, sampling, luck, len(out.tokens), cloud.vocab, clock
+        )
         count.drafted += len(block)
         flagged = [rules.gate(d.entropy_nats, rules.threshold) for d in block]
         unsure = flagged.index(True) if True in flagged else len(block)

@@ -55,14 +55,14 @@ class LeanLlama:
         self.layers = [_fuse(layer) for layer in body.layers]
         self.rotary = body.rotary_emb
         self.length = 0
+        self.cache = self.embed.new_zeros(len(self.layers), 2, self.groups, 0, self.dim)
         self._allocate(FIRST_LENGTH)
 
     def _allocate(self, length: int) -> None:
         """Make room for `length` positions, keeping what is cached."""
-        keys = self.embed.new_zeros(len(self.layers), 2, self.groups, length, self.dim)
-        if self.length:
-            keys[..., : self.length, :] = self.cache[..., : self.length, :]
-        self.cache = keys
+        cache = self.embed.new_zeros(len(self.layers), 2, self.groups, length, self.dim)
+        cache[..., : self.length, :] = self.cache[..., : self.length, :]
+        self.cache = cache
         cos, sin = self.rotary(self.embed, torch.arange(length, device=self.embed.device).unsqueeze(0))
         sin = sin[0].clone()
         sin[:, : self.dim // 2].neg_()  # rotate_half(x) * sin = roll(x, half) * signed sin
@@ -105,7 +105,7 @@ class LeanLlama:
         return y[0].transpose(0, 1).reshape(len(q), -1)
 
 
-def _fuse(layer: Any) -> tuple[Tensor | None, ...]:
+def _fuse(layer: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
     """One layer's weights, projections of the same input joined: one matrix product instead of three or two."""
     att, mlp = layer.self_attn, layer.mlp
     qkv = (att.q_proj, att.k_proj, att.v_proj)

@@ -1,7 +1,7 @@
 """A causal language model with a cache, asked one question: the logits after the last tokens of a sequence.
 
-The caller names the whole sequence each time; the model finds how much of it stands in its cache, rolls back what does
-not, and computes the rest. So no caller counts cache positions, and a roll-back can neither be forgotten nor go too far.
+The caller names the whole sequence each time; the model finds how much of it stands in its cache, rolls back what
+does not, and computes the rest. So no caller counts positions, and a roll-back can neither be forgotten nor go too far.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class CachedLM:
             UserError: the sequence is longer than the model's window.
         """
         if len(sequence) > self.window:
-            raise UserError(f"The text has {len(sequence)} tokens, the model's window {self.window}; shorten the prompt.")
+            raise UserError(
+                f"The text has {len(sequence)} tokens, the model's window {self.window}; shorten the prompt."
+            )
         start = time.perf_counter()
         common = min(len(self.cached), len(sequence) - keep)
         while self.cached[:common] != sequence[:common]:  # at most a draft's length: only its tail can differ
@@ -111,9 +113,10 @@ class CachedLM:
         return column if self.columns is None else int(self.columns[column])
 
     def spread(self, values: Tensor, size: int) -> Tensor:
-        """Per-column `values` (columns,) as (size,) by token id, 0 where the model has no column."""
-        if self.columns is None:
-            return values[:size]
-        full = values.new_zeros(max(size, int(self.columns[-1]) + 1))
-        full[self.columns[: len(values)]] = values
-        return full[:size]
+        """Per-column `values` (columns,) as (size,) by token id, 0 where the model has no column; no id is past `size`."""
+        if self.columns is None and len(values) == size:
+            return values
+        ids = slice(len(values)) if self.columns is None else self.columns[: len(values)]
+        full = values.new_zeros(size)
+        full[ids] = values
+        return full

@@ -56,6 +56,8 @@ def per_sample(output: Output, reading: Reading, reference: list[int] | None) ->
         reading: meters over its decoding.
         reference: the cloud's own greedy tokens, where recorded.
     """
+    if reference is not None and output.room == 0:  # ended by length: only that much of the reference compares
+        reference = reference[: len(output.tokens)]
     total_s, models_s, n = output.times_s[-1], output.edge_s + output.cloud_s, len(output.tokens)
     c = output.counters
     cloud_alone = c.rounds == 0 and output.cloud_s > 0
@@ -76,13 +78,8 @@ def per_sample(output: Output, reading: Reading, reference: list[int] | None) ->
         "tested": c.tested,
         "accepted": c.accepted,
         "corrected": c.corrected,
-        "agreement": None if reference is None else prefix_share(output.tokens, reference[:n] if cut(output) else reference),
+        "agreement": None if reference is None else prefix_share(output.tokens, reference),
     }
-
-
-def cut(output: Output) -> bool:
-    """Whether the output ended because it was long enough, so that only that much of a reference compares."""
-    return output.room == 0
 
 
 def greedy_references(cfg: RunConfig) -> dict[str, list[int]]:

@@ -43,7 +43,7 @@ class SpecDecConfig:
     stop: list[str] = field(default_factory=list)
     """Texts that end the output; the text is cut before them."""
     engine: str = "lean"
-    """`lean`: our forward pass for Llama-like models (others fall to transformers, noted); `transformers`: always its own."""
+    """`lean`: our forward pass where it knows the architecture (the record says); `transformers`: always its own."""
     warmup: int = 1
     """Samples decoded and thrown away before timing starts."""
     cloud_hardware: HardwareConfig = field(default_factory=HardwareConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,6 +17,7 @@ from suite.models.plan import GpuModeConfig
 from suite.models.spec import ModelConfig
 from suite.tracking.schema import TrackerConfig
 
+CONF = Path(__file__).resolve().parents[1] / "conf"
 UNTRACKED = ("tracker", "verbose", "output_name", "strict", "retry_failed")  # change no number, so not in a fingerprint
 
 
@@ -114,8 +116,9 @@ def explain(error: BaseException) -> str:
 
 def _field_names(schema: str | None) -> list[str]:
     """Fields of a registered schema class, by the class name that OmegaConf reports."""
-    registered = (OmegaConf.get_type(entry.node) for entry in ConfigStore.instance().repo.values() if hasattr(entry, "node"))
-    return next(([f.name for f in fields(kind)] for kind in registered if kind and kind.__name__ == schema), [])
+    entries = (entry for entry in ConfigStore.instance().repo.values() if hasattr(entry, "node"))
+    kinds = (OmegaConf.get_type(entry.node) for entry in entries)
+    return next(([f.name for f in fields(kind)] for kind in kinds if kind and kind.__name__ == schema), [])
 
 
 def _known(names: list[str]) -> str:

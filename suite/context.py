@@ -53,7 +53,9 @@ class RunContext:
             UserError: there is no such model, or it cannot be loaded.
         """
         if name not in self.config.models:
-            raise UserError(f"models.{name} is not configured; this method needs it. Give models.{name}.source and .id.")
+            raise UserError(
+                f"models.{name} is not configured; this method needs it. Give models.{name}.source and .id."
+            )
         spec = self.config.models[name]
         placement = place(spec, hardware=hardware, gpu_mode=self.config.gpu_mode).replicas[0]
         return load(spec, placement=placement, hardware=hardware)

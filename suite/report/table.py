@@ -109,7 +109,9 @@ def show_list(jobs: Sequence[JobRecord], console: Console | None = None) -> None
         for job in sorted(jobs, key=lambda job: job.record["started_at"])
     ]
     header = ("fingerprint", "started", "task", "status", "n", "overrides", "folder")
-    (console or Console()).print(_table(header, rows, right=(4,)))
+    table = _table(header, rows, right=(4,))
+    table.columns[0].no_wrap = True  # it is there to be typed after `diff`
+    (console or Console()).print(table)
 
 
 def show_difference(a: JobRecord, b: JobRecord, console: Console | None = None) -> None:

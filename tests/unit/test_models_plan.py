@@ -125,6 +125,7 @@ def test_each_yaml_is_its_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "models").glob("*.yaml")))
 def test_each_models_yaml_is_a_pair(name: str) -> None:
+    register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         models = compose(overrides=[f"+models={name}"]).models
     assert {"edge", "cloud"} <= set(models)

@@ -173,7 +173,11 @@ def test_no_prompt_shares_eight_words_with_a_training_request() -> None:
 
 
 def test_no_prompt_uses_the_wording_of_a_training_template() -> None:
-    templates = "|".join([requests.QUESTIONS, requests.SUMMARY, requests.GROUNDED, requests.SENTENCES, requests.FORMS])
+    templates = "|".join(
+        template
+        for kind in ("questions", "summary", "grounded", "sentences", "forms")
+        for template in requests.GRAMMAR[kind]
+    )
     pieces = {" ".join(words(piece)) for piece in re.split(r"\||\{\w+\}|\n\n", templates)}
     pieces = {piece for piece in pieces if len(piece.split()) >= 3} | {"translate into", "how do you say"}
     assert len(pieces) > 30

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from bert_score import BERTScorer
-from transformers import BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2Model
+from transformers import BertConfig, BertModel, BertTokenizer, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
 
 from suite.errors import ConfigError, UserError
 from suite.quality import BertScore, score
@@ -41,7 +41,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def metric(model_path: Path) -> BertScore:
-    return BertScore(model_path=model_path, num_layers=2)
+    return BertScore(model_path=model_path, num_layers=2, name="tiny")
 
 
 def test_equals_the_package(metric: BertScore, model_path: Path, tmp_path: Path) -> None:
@@ -54,12 +54,13 @@ def test_equals_the_package(metric: BertScore, model_path: Path, tmp_path: Path)
     assert list(result["per_sample"]) == ["precision", "recall", "f1"]
     assert list(result["per_sample"].values()) == [pytest.approx(values, abs=2e-6) for values in expected]
     assert result["f1"] == pytest.approx(sum(expected[2]) / 3, abs=2e-6)
-    assert result["model"] == f"{model_path.name}, layer 2"
+    assert result["model"] == "tiny, layer 2"
 
 
 def test_layer_matters_and_identity_scores_one(metric: BertScore, model_path: Path) -> None:
     arguments: dict[str, Any] = {"predictions": ["a b c"], "references": [["d e f"]]}
     other = BertScore(model_path=model_path, num_layers=3)
+    assert other.label == f"{model_path.name}, layer 3"
     assert metric.compute(**arguments)["f1"] != other.compute(**arguments)["f1"]
     assert metric.compute(predictions=["a b"], references=[["a b"]])["f1"] == pytest.approx(1, abs=1e-6)
 
@@ -70,7 +71,20 @@ def test_blank_texts_score_0_and_leave_the_others_alone(metric: BertScore) -> No
     assert metric.compute(predictions=[""], references=[["a"]])["precision"] == 0
 
 
-def test_texts_beyond_the_position_limit_are_cut(metric: BertScore) -> None:
+def test_negative_similarities_are_kept(metric: BertScore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric, "_match", lambda texts, references: torch.full((len(texts), 3), -0.25))
+    result = metric.compute(predictions=["a", "b", ""], references=[["c", "d"], ["e"], ["f"]])
+    assert result["per_sample"]["f1"] == [-0.25, -0.25, 0.0]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_texts_beyond_the_position_limit_are_cut(family: str, model_path: Path, tmp_path: Path) -> None:
+    if family == "roberta":
+        BertTokenizer.from_pretrained(model_path).save_pretrained(tmp_path)
+        config = RobertaConfig.from_pretrained(model_path, architectures=["RobertaModel"], pad_token_id=0)
+        RobertaModel(config).save_pretrained(tmp_path)
+        model_path = tmp_path
+    metric = BertScore(model_path=model_path, num_layers=2)
     result = metric.compute(predictions=["a b c d e " * 20], references=[["a b c d e " * 20]])
     assert result["f1"] == pytest.approx(1, abs=1e-6)
 

@@ -25,7 +25,7 @@ from suite.report.html import page, write_report
 from suite.report.paired import compare
 from suite.report.plot import plot, swept_number
 from suite.report.reference import reference_view
-from suite.report.table import show_job, show_sweep
+from suite.report.table import show_job, show_list, show_sweep
 from suite.report.words import number
 
 HARDWARE = {"local": {"name": "local", "cards": 0}, "h100": {"name": "h100", "cards": 1}}
@@ -107,9 +107,10 @@ def printed(width: int = 200) -> tuple[Console, io.StringIO]:
 def test_jobs_are_in_number_order_and_once_per_fingerprint(sweep: Path) -> None:
     write_job(sweep / "13", make_record(k=1, started_at="2026-01-03T00:00:00+00:00"))
     write_job(sweep / "14", make_record(k=2, started_at="2026-01-03T00:00:00+00:00", status="interrupted"))
+    write_job(sweep / "15", make_record(k=3))
     labels = [job.label for job in read_sweep(sweep).jobs]
-    # job 13 is job 0 again and newer; job 14 is job 1 again but did not complete
-    assert labels == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "13"]
+    # 13 is job 0 again and newer; 14 is job 1 again but did not complete; 15 is job 2's record, reused
+    assert labels == ["1", "3", "4", "5", "6", "7", "8", "9", "10", "11", "13", "15"]
 
 
 def test_only_the_settings_that_tell_jobs_apart_are_shown() -> None:
@@ -128,6 +129,13 @@ def test_a_difference_that_nobody_typed_is_shown_when_nothing_else_tells() -> No
 def test_studies_without_a_common_option_differ_by_task_alone() -> None:
     other = make_record(task="argo", config={"task": {"strategy": "random"}}, overrides=[])
     assert differing_settings([make_record(), other]) == {"task": ("specdec", "argo")}
+
+
+def test_the_tracker_changes_no_number_and_tells_nothing() -> None:
+    one, two = make_record(), make_record()
+    two["config"]["tracker"] = {"name": "wandb"}
+    two["overrides"] = [*two["overrides"], "tracker=wandb", "tracker.project=x"]
+    assert differing_settings([one, two]) == {}
 
 
 def test_group_choices_trackers_and_name_clashes() -> None:
@@ -185,6 +193,7 @@ def test_tidy_table_in_both_files(sweep: Path) -> None:
     assert (third["ttft_ms_unit"], third["ttft_ms_origin"], third["energy_j"]) == ("ms", "modelled", None)
     assert rows[2]["energy_j"] == ""  # a missing meter is empty, never 0
     assert table.schema.field("energy_j").type == pyarrow.float64()
+    assert table.schema.field("energy_j_low").type == pyarrow.float64()
     assert (rows[11]["error"], rows[11]["bleu"]) == ("out of [memory]", "")
     assert "entropy_threshold" not in rows[0]
 
@@ -243,10 +252,20 @@ def test_the_headline_of_the_facts_decides_what_is_shown(tmp_path: Path) -> None
     assert "Only 20 samples" in text
 
 
-def test_a_failed_job_prints_its_error_literally() -> None:
+def test_text_that_looks_like_markup_is_printed_literally() -> None:
     console, out = printed()
-    show_job(make_record(status="failed", error="broken [/bold] tag", metrics={}), console)
+    record = make_record(
+        status="failed", error="broken [/bold] tag", metrics={"bleu": metric(1, note="by [/red] word")}
+    )
+    show_job(record, console)
     assert "broken [/bold] tag" in out.getvalue()
+    assert "by [/red] word" in out.getvalue()
+
+
+def test_a_narrow_list_keeps_fingerprints_whole(tmp_path: Path, sweep: Path) -> None:
+    console, out = printed(width=60)
+    show_list(all_jobs(tmp_path), console)
+    assert "010f0500" in out.getvalue()
 
 
 def test_enough_samples_need_no_warning() -> None:
@@ -328,6 +347,7 @@ class Outline(HTMLParser):
 
 def test_page_is_self_contained_and_holds_every_job(sweep: Path) -> None:
     record = make_record(k=3, name="<script>alert(1)</script>")
+    record["metrics"]["bleu"]["note"] = "<script>alert(2)</script>"
     (sweep / "2" / "record.json").write_text(json.dumps(record))
     text = page(read_sweep(sweep), baseline="0")
     outline = Outline()

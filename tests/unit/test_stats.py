@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from suite import stats
@@ -89,10 +89,22 @@ def test_mean_ci_moves_with_its_data(values: list[float], shift: int, scale: flo
 
 @few
 @given(st.floats(-1e6, 1e6), st.integers(2, 30))
+@example(0.1, 3)
 def test_equal_values_have_an_interval_of_no_width(value: float, n: int) -> None:
     estimate = stats.mean_ci([value] * n, seed=0, draws=100)
     assert estimate.value == pytest.approx(value)
     assert estimate.ci95 == (estimate.value, estimate.value)
+
+
+@few
+@given(st.lists(st.integers(0, 30), min_size=5, max_size=5))
+@example([14, 15, 22, 28, 1])
+def test_rounding_does_not_decide_ties(values: list[int]) -> None:
+    """Few samples make many resamples tie with the mean; in tenths, rounding once moved an end by several percent."""
+    exact = stats.mean_ci([float(value) for value in values], seed=1).ci95
+    tenths = stats.mean_ci([value / 10 for value in values], seed=1).ci95
+    assert exact is not None
+    assert tenths == pytest.approx((exact[0] / 10, exact[1] / 10), abs=1e-9)
 
 
 def test_draws_depend_on_seed_and_purpose_only() -> None:
@@ -219,6 +231,8 @@ def test_numbers_that_are_none_are_refused(bad: float) -> None:
         stats.ratio_ci([1.0], [bad], seed=0)
     with pytest.raises(UserError, match="not a finite number"):
         stats.corpus_ci(lambda _: bad, 3, seed=0)
+    with pytest.raises(UserError, match="not a finite number"):
+        stats.corpus_ci(lambda index: 1.0 if len(set(index)) > 1 else bad, 3, seed=0)
 
 
 def test_bad_shapes_are_refused() -> None:

@@ -1,0 +1,34 @@
+# Everything a newcomer types. The first target that needs it makes .venv from requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test test-slow lint bench clean
+
+run: $(READY)  ## the three-way comparison on the embedded models, then the path of its report
+	$(BIN)/python launch.py -m experiment=specdec_three_way
+	$(BIN)/python -m suite report
+
+test: $(READY)  ## unit and integration tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the checks that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## against the peers, side by side in one run
+	$(BIN)/python -m bench.specdec
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""This suite against its peers, side by side in one run."""
