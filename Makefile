@@ -6,9 +6,8 @@ READY := $(VENV)/.ready
 
 .PHONY: run test test-slow lint bench clean
 
-run: $(READY)  ## the three-way comparison on the embedded models, then the path of its report
+run: $(READY)  ## the three-way comparison on the embedded models, with the path of its report
 	$(BIN)/python launch.py -m experiment=specdec_three_way
-	$(BIN)/python -m suite report
 
 test: $(READY)  ## unit and integration tests
 	$(BIN)/python -m pytest

@@ -62,6 +62,11 @@ class Output:
     edge_s: float = 0.0
     cloud_s: float = 0.0
     ended: bool = False
+    started: float = field(default_factory=time.perf_counter)
+
+    def elapsed_s(self) -> float:
+        """Seconds since decoding began (measured)."""
+        return time.perf_counter() - self.started
 
     @property
     def room(self) -> int:
@@ -80,9 +85,8 @@ class Output:
 
 def generate(model: CachedLM, prompt: list[int], ending: Ending, sampling: Sampling, luck: Luck, source: str) -> Output:
     """One model alone, token by token; `source` is `edge` or `cloud`."""
-    clock = _Clock()
-    model.reset()
     out = Output(ending, Counters())
+    model.reset()
     purpose = "draft" if source == "edge" else "replace"
     while not out.ended:
         logits = model.logits(prompt + out.tokens)[0]
@@ -91,7 +95,7 @@ def generate(model: CachedLM, prompt: list[int], ending: Ending, sampling: Sampl
             column = int(logits.argmax())
         else:
             column = draw(sampling.probabilities(logits), luck.uniform(purpose, len(out.tokens)))
-        out.commit(model.token(column), source, clock(), nats)
+        out.commit(model.token(column), source, out.elapsed_s(), nats)
     out.counters.seen = model.computed if source == "cloud" else 0
     out.edge_s, out.cloud_s = (model.seconds, 0.0) if source == "edge" else (0.0, model.seconds)
     return out
@@ -103,23 +107,19 @@ def speculate(
     """The edge drafts, the cloud verifies; see the module's docstring. `prompt` holds at least one token.
 
     Raises:
-        UserError: the edge may draft a token that the cloud cannot judge, or a text outgrows a model's window.
+        UserError: the two do not know the same token ids, or a text outgrows a model's window.
     """
     if cloud.columns is not None:
         raise UserError("The cloud model's head is shortened, so it cannot verify; set task.engine=transformers.")
-    if edge.token(edge.vocab - 1) >= cloud.vocab:
-        raise UserError(f"The edge has tokens past the cloud's {cloud.vocab}; cut both to the shared vocabulary.")
-    clock = _Clock()
-    edge.reset()
-    cloud.reset()
-    how = Verification(sampling=sampling, rank_threshold=rules.rank_threshold)
+    if edge.vocab != cloud.vocab:
+        raise UserError(f"The edge has {edge.vocab} tokens, the cloud {cloud.vocab}; cut both to those they share.")
     count = Counters.for_draft(rules.k)
     out = Output(ending, count)
+    how = Verification(sampling=sampling, rank_threshold=rules.rank_threshold)
+    edge.reset()
+    cloud.reset()
     while not out.ended:
-        sequence = prompt + out.tokens
-        block = _draft(
-            edge, sequence, min(rules.k, out.room), ending, sampling, luck, len(out.tokens), cloud.vocab, clock
-        )
+        block = _draft(edge, prompt, out, rules.k, sampling, luck)
         count.drafted += len(block)
         flagged = [rules.gate(d.entropy_nats, rules.threshold) for d in block]
         unsure = flagged.index(True) if True in flagged else len(block)
@@ -133,9 +133,10 @@ def speculate(
             count.discarded += len(block) - kept
             continue
 
-        logits = cloud.logits(sequence + [d.token for d in block], keep=len(block) - unsure + 1)
-        now, accepted = clock(), 0
-        for i, d in enumerate(block[unsure:], start=unsure):
+        rest = block[unsure:]
+        logits = cloud.logits(prompt + out.tokens + [d.token for d in rest], keep=len(rest) + 1)
+        now, accepted = out.elapsed_s(), 0
+        for i, d in enumerate(rest, start=unsure):
             kept += 1
             if not flagged[i]:
                 out.commit(d.token, "edge", now, d.entropy_nats)
@@ -168,37 +169,17 @@ def speculate(
     return out
 
 
-def _draft(
-    edge: CachedLM,
-    sequence: list[int],
-    length: int,
-    ending: Ending,
-    sampling: Sampling,
-    luck: Luck,
-    position: int,
-    vocab: int,
-    clock: _Clock,
-) -> list[Drafted]:
-    """Up to `length` tokens from the edge; an end-of-sequence token ends the draft, never the output."""
+def _draft(edge: CachedLM, prompt: list[int], out: Output, k: int, sampling: Sampling, luck: Luck) -> list[Drafted]:
+    """Up to k tokens from the edge; an end-of-sequence token ends the draft, never the output."""
     block: list[Drafted] = []
-    while len(block) < length:
-        logits = edge.logits(sequence + [d.token for d in block])[0]
+    while len(block) < min(k, out.room):
+        logits = edge.logits(prompt + out.tokens + [d.token for d in block])[0]
         if sampling.greedy:
             column, q = int(logits.argmax()), None
         else:
             p = sampling.probabilities(logits)
-            column, q = draw(p, luck.uniform("draft", position + len(block))), edge.spread(p, vocab)
-        block.append(Drafted(edge.token(column), entropy(logits), q, clock()))
-        if block[-1].token in ending.eos:
+            column, q = draw(p, luck.uniform("draft", len(out.tokens) + len(block))), edge.spread(p)
+        block.append(Drafted(edge.token(column), entropy(logits), q, out.elapsed_s()))
+        if block[-1].token in out.ending.eos:
             break
     return block
-
-
-class _Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self.start

@@ -57,7 +57,8 @@ class CachedLM:
     """One live sequence on one model.
 
     Attributes:
-        vocab: logit columns that count; models of one tokenizer may pad their vocabularies differently.
+        vocab: token ids that count, from 0; models of one tokenizer may pad their vocabularies differently.
+        width: logit columns that count.
         columns: token id of each logit column, or None when column = id (a shortened head has its own).
         computed: positions computed since the last reset, re-computed ones included.
         seconds: time spent in the model since the last reset (measured).
@@ -70,9 +71,10 @@ class CachedLM:
         self.vocab = min(vocab or model.config.vocab_size, model.config.vocab_size)
         self.window: int = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.columns: Tensor | None = None
+        self.width = self.vocab
         if self.engine_name == "lean" and getattr(model, "head_ids", None) is not None:
             self.columns = model.head_ids
-            self.vocab = int((self.columns < self.vocab).sum())  # ids are ascending
+            self.width = int((self.columns < self.vocab).sum())  # ids are ascending
         self.cached: list[int] = []
         self.computed, self.seconds = 0, 0.0
 
@@ -100,7 +102,7 @@ class CachedLM:
         if common < len(self.cached):
             self.engine.rollback(common)
         new = sequence[common:]
-        logits = self.engine.feed(new, keep)[:, : self.vocab].float()
+        logits = self.engine.feed(new, keep)[:, : self.width].float()
         self.cached = self.cached[:common] + new
         self.computed += len(new)
         if logits.is_cuda:
@@ -112,11 +114,10 @@ class CachedLM:
         """Token id of a logit column."""
         return column if self.columns is None else int(self.columns[column])
 
-    def spread(self, values: Tensor, size: int) -> Tensor:
-        """Per-column `values` (columns,) as (size,) by token id, 0 where the model has no column; no id is past `size`."""
-        if self.columns is None and len(values) == size:
+    def spread(self, values: Tensor) -> Tensor:
+        """Per-column `values` (columns,) as (vocab,) by token id, 0 where the model has no column."""
+        if self.columns is None:
             return values
-        ids = slice(len(values)) if self.columns is None else self.columns[: len(values)]
-        full = values.new_zeros(size)
-        full[ids] = values
+        full = values.new_zeros(self.vocab)
+        full[self.columns[: self.width]] = values
         return full

@@ -88,6 +88,8 @@ def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep
     result, failure = Result(metrics={}), None
     samples = job.samples()
     with open_tracker(config.tracker, job=info) as tracker:
+        for row in samples:  # taken over from an interrupted run: a tracker shows the whole job
+            tracker.log_sample(row)
         try:
             result = run(config, RunContext(config=config, folder=job.folder, samples=samples, tracker=tracker))
         except Exception as error:  # whatever broke, the record says so before the error goes on

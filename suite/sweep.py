@@ -36,20 +36,28 @@ class CheckedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs; always show what is there, and raise if any job failed."""
-        from suite.report.table import show_sweep
-
         assert self.config is not None
         try:
             returns = super().sweep(arguments)
         finally:
-            folder = Path(self.config.hydra.sweep.dir)
-            if any(folder.glob("*/record.json")):
-                show_sweep(folder)
+            _aggregate(Path(self.config.hydra.sweep.dir))
         failed = [job for batch in returns for job in batch if job.return_value != "completed"]
         if failed:
             jobs = len([job for batch in returns for job in batch])
             raise UserError(f"{len(failed)} of {jobs} jobs failed; the table above lists them. The rest is kept.")
         return returns
+
+
+def _aggregate(folder: Path) -> None:
+    """Table on the screen, table.csv, table.parquet and report.html in the folder, from the records there are."""
+    from suite.report.export import write_table
+    from suite.report.html import write_report
+    from suite.report.table import show_sweep
+
+    if any(folder.glob("*/record.json")):
+        show_sweep(folder)
+        write_table(folder)
+        print(f"report: {write_report(folder)}")
 
 
 def register() -> None:

@@ -138,7 +138,8 @@ class FakeLM(CachedLM):
     """The real bookkeeping over a scripted engine."""
 
     def __init__(self, rule: Rule, vocab: int = VOCAB) -> None:
-        self.engine, self.vocab, self.window, self.columns = FakeEngine(rule), vocab, 1 << 30, None
+        self.engine, self.window, self.columns = FakeEngine(rule), 1 << 30, None
+        self.vocab = self.width = vocab
         self.reset()
 
 

@@ -198,22 +198,12 @@ def test_vocab_size_mismatch_is_cut_to_the_shared_size(sampling: Sampling, edge_
         assert out.tokens == alone.tokens
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
-def test_vocab_size_mismatch_left_uncut_is_refused(sampling: Sampling) -> None:
-    """Not sometimes an index error, or worse nothing: a model cannot judge a word that it does not have."""
-    edge, cloud = CachedLM(llama(4, vocab_size=48)), CachedLM(llama(5))
-    with pytest.raises(UserError, match="past the cloud's 40"):
-        run(edge, cloud, sampling=sampling)
-
-
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
-def test_an_edge_with_fewer_words_than_the_cloud_is_fine(sampling: Sampling) -> None:
-    """The words that only the cloud has come as corrections and bonuses: q is 0 there."""
-    words = set[int]()
-    for seed in range(4):
-        edge, cloud = CachedLM(llama(4)), CachedLM(llama(seed, vocab_size=48))
-        words |= set(run(edge, cloud, sampling=sampling, max_new_tokens=40, eos=frozenset()).tokens)
-    assert max(words) >= 40
+@pytest.mark.parametrize(("edge_words", "cloud_words"), [(48, 40), (40, 48)])
+def test_vocab_size_mismatch_left_uncut_is_refused(edge_words: int, cloud_words: int) -> None:
+    """Otherwise an index error, in some sample, at the first token that the other model does not have."""
+    edge, cloud = CachedLM(llama(4, vocab_size=edge_words)), CachedLM(llama(5, vocab_size=cloud_words))
+    with pytest.raises(UserError, match=f"edge has {edge_words}.*cloud {cloud_words}"):
+        run(edge, cloud)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])

@@ -1,4 +1,4 @@
-"""CachedLM: whatever sequence is named next, the logits are those of a fresh forward pass, and no position is wasted."""
+"""CachedLM: whatever sequence comes next, its logits are those of a fresh forward pass, and no position is wasted."""
 
 from __future__ import annotations
 
@@ -105,9 +105,10 @@ def test_short_head_has_its_own_columns(vocab: int, kept: list[int]) -> None:
     lm = CachedLM(model, vocab=vocab)
     logits = lm.logits([1, 2, 3])[0]
     same(logits, fresh_logits(model, [1, 2, 3])[0, kept])
+    assert (lm.vocab, lm.width) == (vocab, len(kept))
     assert [lm.token(column) for column in range(len(logits))] == kept
     p = torch.softmax(logits, -1)
-    spread = lm.spread(p, vocab)
+    spread = lm.spread(p)
     assert spread.shape == (vocab,)
     assert torch.equal(spread[kept], p)
     assert float(spread.sum()) == pytest.approx(1.0, abs=1e-6)

@@ -1,0 +1,246 @@
+"""Lossless, end to end: greedy output is the cloud's token for token, sampled output has the cloud's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from edgecloud import decode, gates, verify
+from edgecloud.decode import Ending, Rules, generate, speculate
+from edgecloud.lm import CachedLM
+from edgecloud.sampling import Luck, Sampling
+from tests.tiny import VOCAB, FakeLM, Rule, fresh_logits, gpt2, llama, mistral, qwen2, related, short_head
+
+GREEDY, LUCK = Sampling(), Luck(0, "greedy")
+WAYS = [  # every combination that is lossless
+    Rules(k=1, gate=gate, threshold=0.0, verifier=verifier, rank_threshold=1)
+    for gate, verifier in product((gates.always, gates.entropy), (verify.lossless, verify.rank))
+]
+
+
+def noisy(model: Any, seed: int) -> tuple[Any, Any]:
+    return related(model, seed, noise=0.1 + 0.1 * (seed % 3)), model
+
+
+# name -> (edge, cloud), from nearly equal to unrelated
+PAIRS: dict[str, Callable[[int], tuple[Any, Any]]] = {
+    "llama": lambda seed: noisy(llama(seed), seed),
+    "llama, one group": lambda seed: noisy(llama(seed, num_key_value_heads=1), seed),
+    "qwen2": lambda seed: noisy(qwen2(seed), seed),
+    "qwen2 edge, llama cloud": lambda seed: (qwen2(seed), llama(seed)),
+    "edge with more words": lambda seed: (llama(seed, vocab_size=VOCAB + 7), qwen2(seed)),
+    "cloud with more words": lambda seed: (llama(seed), qwen2(seed, vocab_size=VOCAB + 7)),
+    "short-headed edge": lambda seed: (short_head(seed, list(range(0, VOCAB, 3))), llama(seed)),
+}
+SLOW_PAIRS: dict[str, Callable[[int], tuple[Any, Any]]] = {  # on the transformers engine
+    "gpt2": lambda seed: noisy(gpt2(seed), seed),
+    "sliding mistral": lambda seed: noisy(mistral(seed, sliding_window=6), seed),
+    "gpt2 edge, llama cloud": lambda seed: (gpt2(seed), llama(seed)),
+}
+
+
+@cache
+def pair(name: str, seed: int) -> tuple[CachedLM, CachedLM]:
+    edge, cloud = (PAIRS | SLOW_PAIRS)[name](seed)
+    return CachedLM(edge, vocab=VOCAB), CachedLM(cloud, vocab=VOCAB)
+
+
+def cases(names: list[str], count: int) -> list[tuple[str, int, list[int], Rules, Ending]]:
+    """`count` random (pair, seed of its weights, prompt, rules, ending)."""
+    rng = np.random.default_rng(7)
+    found = []
+    for i in range(count):
+        prompt = rng.integers(0, VOCAB, size=rng.integers(1, 20)).tolist()
+        rules = replace(WAYS[int(rng.integers(len(WAYS)))], k=int(rng.integers(1, 9)))
+        eos = frozenset(rng.integers(0, VOCAB, size=rng.integers(0, 3)).tolist())
+        ending = Ending(max_new_tokens=int(rng.integers(1, 25)), eos=eos)
+        found.append((names[i % len(names)], i % 5, prompt, rules, ending))
+    return found
+
+
+def assert_equal_to_cloud_alone(names: list[str], count: int) -> None:
+    accepted = tested = 0
+    for name, seed, prompt, rules, ending in cases(names, count):
+        edge, cloud = pair(name, seed)
+        out = speculate(edge, cloud, prompt, rules, ending, GREEDY, LUCK)
+        alone = generate(cloud, prompt, ending, GREEDY, LUCK, "cloud")
+        assert out.tokens == alone.tokens, (name, seed, prompt, rules, ending)
+        accepted, tested = accepted + out.counters.accepted, tested + out.counters.tested
+    assert 0.2 < accepted / tested < 0.9  # neither a draft that is never nor one that is always right
+
+
+def test_greedy_is_token_identical_to_the_cloud_alone_in_1050_cases() -> None:
+    assert_equal_to_cloud_alone(list(PAIRS), 1050)
+
+
+def test_greedy_is_token_identical_on_the_transformers_engine() -> None:
+    assert_equal_to_cloud_alone(list(SLOW_PAIRS), 90)
+
+
+@pytest.mark.slow
+def test_greedy_is_token_identical_in_20000_cases() -> None:
+    assert_equal_to_cloud_alone([*PAIRS, *SLOW_PAIRS], 20_000)
+
+
+def theirs(cloud: Any, prompt: list[int], ending: Ending, edge: Any = None) -> list[int]:
+    """New tokens of transformers' own greedy decoding, assisted by `edge` where given."""
+    ids = torch.tensor([prompt])
+    made = cloud.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),  # else prompt tokens equal to the pad token would be masked
+        do_sample=False,
+        max_new_tokens=ending.max_new_tokens,
+        eos_token_id=sorted(ending.eos) or None,
+        pad_token_id=0,
+        assistant_model=edge,
+    )
+    tokens: list[int] = made[0, len(prompt) :].tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("name", ["llama", "llama, one group", "qwen2", "qwen2 edge, llama cloud"])
+def test_greedy_is_token_identical_to_transformers_plain_and_assisted_in_200_cases(name: str) -> None:
+    models: dict[int, tuple[Any, Any]] = {}
+    for _, seed, prompt, rules, ending in cases([name], 50):
+        edge, cloud = models.setdefault(seed, PAIRS[name](seed))
+        out = speculate(*pair(name, seed), prompt, rules, ending, GREEDY, LUCK)
+        assert out.tokens == theirs(cloud, prompt, ending)
+        assert out.tokens == theirs(cloud, prompt, ending, edge)
+
+
+# --- sampling: whole outputs over a five-word vocabulary, against the cloud's exact distribution ---------------------
+
+WORDS, LENGTH, PROMPT, EOS = 5, 3, [1, 4, 2], 0
+TEMPERATURE = 1.0
+SAMPLED = Sampling(temperature=TEMPERATURE)
+
+
+def remembered(model: Any) -> Rule:
+    """The model's logits, each computed once."""
+
+    @cache
+    def rule(sequence: tuple[int, ...]) -> Tensor:
+        return fresh_logits(model, list(sequence))[0]
+
+    return rule
+
+
+@cache
+def five_words() -> tuple[FakeLM, FakeLM]:
+    """An edge and a cloud that differ much: acceptance near a half."""
+    shape = {"vocab_size": WORDS}
+    edge, cloud = llama(21, **shape), llama(22, **shape)
+    for model in (edge, cloud):
+        model.lm_head.weight.data *= 0.2  # far from greedy
+    return FakeLM(remembered(edge), WORDS), FakeLM(remembered(cloud), WORDS)
+
+
+def exact(cloud: FakeLM, sampling: Sampling) -> dict[tuple[int, ...], float]:
+    """Probability of every output of at most LENGTH tokens."""
+    done: dict[tuple[int, ...], float] = {}
+    open_: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(LENGTH):
+        grown: dict[tuple[int, ...], float] = {}
+        for tokens, mass in open_.items():
+            p = sampling.probabilities(cloud.engine.rule((*PROMPT, *tokens)))
+            for word in range(WORDS):
+                (done if word == EOS else grown)[*tokens, word] = mass * float(p[word])
+        open_ = grown
+    return done | open_
+
+
+def p_value(make: Callable[[Luck], list[int]], expected: dict[tuple[int, ...], float], draws: int) -> float:
+    """Chi-square of `draws` outputs, each with its own luck, against the exact probabilities; rare ones are pooled."""
+    counts = dict.fromkeys(expected, 0)
+    for i in range(draws):
+        counts[tuple(make(Luck(5, f"sample {i}")))] += 1
+    if any(counts[key] and not mass for key, mass in expected.items()):
+        return 0.0
+    common = [key for key, mass in expected.items() if mass * draws >= 5]
+    seen, mass = [counts[key] for key in common], [expected[key] * draws for key in common]
+    if draws - sum(mass) > 1:
+        seen, mass = [*seen, draws - sum(seen)], [*mass, draws - sum(mass)]
+    mass = [m * draws / sum(mass) for m in mass]
+    return float(scipy.stats.chisquare(seen, mass).pvalue)
+
+
+def always(k: int, verifier: verify.Verifier = verify.lossless) -> Rules:
+    return Rules(k=k, gate=gates.always, threshold=0.0, verifier=verifier)
+
+
+def speculated(rules: Rules, sampling: Sampling, edge: FakeLM, cloud: FakeLM) -> Callable[[Luck], list[int]]:
+    ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
+    return lambda luck: speculate(edge, cloud, PROMPT, rules, ending, sampling, luck).tokens
+
+
+SETTINGS = [(1, SAMPLED), (2, SAMPLED), (3, SAMPLED), (2, Sampling(temperature=0.6, top_p=0.85))]
+
+
+@pytest.mark.parametrize(("k", "sampling"), SETTINGS)
+def test_sampled_outputs_have_the_clouds_exact_distribution(k: int, sampling: Sampling) -> None:
+    edge, cloud = five_words()
+    make = speculated(always(k), sampling, edge, cloud)
+    assert p_value(make, exact(cloud, sampling), draws=2500) > 0.001 / len(SETTINGS)
+
+
+def test_the_cloud_alone_has_its_own_exact_distribution() -> None:
+    _, cloud = five_words()
+    ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
+    alone = p_value(lambda luck: generate(cloud, PROMPT, ending, SAMPLED, luck, "cloud").tokens, exact(cloud, SAMPLED),
+                    draws=2500)
+    assert alone > 0.001
+
+
+class BonusFromEdge(FakeLM):
+    """Wrong: the row after a whole draft is the edge's."""
+
+    def logits(self, sequence: list[int], keep: int = 1) -> Tensor:
+        rows = super().logits(sequence, keep).clone()
+        rows[-1] = five_words()[0].engine.rule(tuple(sequence))
+        return rows
+
+
+class RowsLate(FakeLM):
+    """Wrong: every row is the one after the next token, off by one."""
+
+    def logits(self, sequence: list[int], keep: int = 1) -> Tensor:
+        return super().logits(sequence, keep).roll(-1, 0)
+
+
+def argmax_bonus(logits: Tensor, sampling: Sampling, luck: Luck, position: int) -> int:
+    """Wrong: the bonus token is greedy."""
+    return int(logits.argmax())
+
+
+@pytest.mark.parametrize("bug", ["bonus from q", "off by one", "greedy bonus", "redrawn residual", "one luck"])
+def test_the_test_of_the_distribution_fails_on(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge, cloud = five_words()
+    expected = exact(cloud, SAMPLED)
+    verifier = verify.lossless
+    if bug == "bonus from q":
+        cloud = BonusFromEdge(cloud.engine.rule, WORDS)
+    elif bug == "off by one":
+        cloud = RowsLate(cloud.engine.rule, WORDS)
+    elif bug == "greedy bonus":
+        monkeypatch.setattr(decode, "choose", argmax_bonus)
+    elif bug == "one luck":  # one uniform for all purposes of a position
+        monkeypatch.setattr(Luck, "uniform", lambda self, _, position: uniform(self, "draft", position))
+    else:
+
+        def verifier(d: verify.Drafted, logits: Tensor, how: Any, luck: Luck, at: int) -> tuple[bool, int]:
+            stands, token = verify.lossless(d, logits, how, luck, at)
+            return stands, token if stands else verify.choose(logits, how.sampling, luck, at)
+
+    assert p_value(speculated(always(2, verifier), SAMPLED, edge, cloud), expected, draws=1500) < 1e-6
+
+
+uniform = Luck.uniform
