@@ -19,11 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import edgecloud.schema
 import suite.config
-import suite.sweep
 from suite.errors import UserError
 
 TASKS = {"specdec": "edgecloud.task:run"}
-SCHEMAS = (suite.config, edgecloud.schema, suite.sweep)
+SCHEMAS = (suite.config, edgecloud.schema)
 
 log = logging.getLogger("launch")
 failures: list[str] = []
@@ -68,8 +67,13 @@ def main() -> int:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
-        print(error if isinstance(error, UserError) else suite.config.explain(error), file=sys.stderr)
+        print(suite.config.explain(error), file=sys.stderr)
         return 1 if failures else 2
+    except OSError as error:  # of Hydra, which makes the folders
+        if traceback_wanted:
+            raise
+        print(f"Cannot use {error.filename} ({error.strerror}); make room or choose another folder.", file=sys.stderr)
+        return 2
     return 1 if failures else 0
 
 

@@ -37,7 +37,7 @@ def read_prompts(path: Path, max_samples: int | None) -> list[Sample]:
     """
     samples: list[Sample] = []
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), start=1):
         if line.strip():
             sample = _sample(line, f"{path.name}, line {number}")
             if sample.id in seen:
@@ -74,11 +74,14 @@ def encode(sample: Sample, tokenizer: Any) -> list[int]:
     """Token ids of the chat turn that asks for an answer; the bare text where the tokenizer has no chat template.
 
     Raises:
-        UserError: the row was broken.
+        UserError: the row was broken, or the tokenizer knows none of its words.
     """
     if sample.problem:
         raise UserError(sample.problem)
-    if not tokenizer.chat_template:
-        return list(tokenizer(sample.prompt)["input_ids"])
-    turn = [{"role": "user", "content": sample.prompt}]
-    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
+    if tokenizer.chat_template:
+        turn = [{"role": "user", "content": sample.prompt}]
+        return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
+    tokens = list(tokenizer(sample.prompt)["input_ids"])
+    if not tokens:
+        raise UserError(f"The model's tokenizer makes nothing of the prompt of {sample.id}; write it in words it knows.")
+    return tokens

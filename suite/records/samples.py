@@ -43,17 +43,16 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 class SampleLog:
     """Append-only log of one job's samples; knows which ids are done."""
 
-    def __init__(self, path: Path, rows: list[dict[str, Any]] | None = None) -> None:
-        """Open `path`, keeping the samples in it; `rows` seeds a new log with those of an interrupted job."""
+    def __init__(self, path: Path) -> None:
+        """Open `path`, keeping the samples in it."""
         self.path = path
-        kept = read_samples(path) or list(rows or [])
-        self.rows: dict[str, dict[str, Any]] = {row["id"]: row for row in kept}
+        self.rows: dict[str, dict[str, Any]] = {row["id"]: row for row in read_samples(path)}
         # rewriting what is whole drops a torn tail, so the next append starts on a line of its own
         partial = path.with_suffix(".part")
         with writing(path), partial.open("w", encoding="utf-8") as file:
             file.writelines(encode(row) for row in self.rows.values())
         partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)  # a buffer would hold on to what a full disk refused
 
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self.rows
@@ -66,9 +65,10 @@ class SampleLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Keep one finished sample; it survives a kill from here on."""
+        line = memoryview(encode(row).encode())
         with writing(self.path):
-            self._file.write(encode(row))
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         self.rows[row["id"]] = row
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
-from suite.records.samples import SampleLog, read_samples, writing
+from suite.records.samples import SampleLog, encode, read_samples, writing
 
 SCHEMA = 1
+OWNER = ".fingerprint"
 
 
 def fingerprint(config: dict[str, Any], models: dict[str, str], data_sha256: str) -> str:
@@ -95,7 +96,7 @@ def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -
         retry_failed: run a job again whose record says `failed`.
 
     Raises:
-        UserError: the same job is running in another process.
+        UserError: the same job is running in another process, or `folder` is another job's.
     """
     index.mkdir(parents=True, exist_ok=True)
     entry = index / mark[:32]
@@ -105,23 +106,37 @@ def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -
         except BlockingIOError:
             where = entry.read_text() if entry.exists() else "another folder"
             raise UserError(f"This very job is running already, in {where}; wait for it or stop it first.") from None
+        _own(folder, mark)
         earlier = Path(entry.read_text()) if entry.exists() else None
         record = _take_over(earlier, folder, mark, retry_failed) if earlier else None
         write_atomic(entry, str(folder.resolve()))
         yield Job(folder, mark, record)
 
 
+def _own(folder: Path, mark: str) -> None:
+    """Note whose folder it is: samples of two configurations must never mix where the user names the folder."""
+    try:
+        with (folder / OWNER).open("x") as file:
+            file.write(mark)
+    except FileExistsError:
+        if (folder / OWNER).read_text() != mark:
+            raise UserError(
+                f"{folder} holds the samples of another configuration; give this job a folder of its own."
+            ) from None
+
+
 def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
     """Copy an earlier run's samples, and its record if no more work is due; a moved or deleted folder is no run."""
-    if not earlier.is_dir():
+    if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
         return None
     record = read_record(earlier)
-    if record is not None and record["fingerprint"] != mark:
+    retry = record is not None and record["status"] == "failed" and retry_failed
+    elsewhere = earlier.resolve() != folder.resolve()
+    if elsewhere or retry:
+        rows = [row for row in read_samples(earlier / "samples.jsonl") if not (retry and row["status"] == "failed")]
+        write_atomic(folder / "samples.jsonl", "".join(map(encode, rows)))
+    if record is None or retry:
         return None
-    if earlier.resolve() != folder.resolve():
-        SampleLog(folder / "samples.jsonl", read_samples(earlier / "samples.jsonl")).close()
-    if record is None or (record["status"] == "failed" and retry_failed):
-        return None
-    if earlier.resolve() != folder.resolve():
+    if elsewhere:
         write_atomic(folder / "record.json", (earlier / "record.json").read_text(encoding="utf-8"))
     return record
