@@ -83,5 +83,7 @@ def encode(sample: Sample, tokenizer: Any) -> list[int]:
         return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
     tokens = list(tokenizer(sample.prompt)["input_ids"])
     if not tokens:
-        raise UserError(f"The model's tokenizer makes nothing of the prompt of {sample.id}; write it in words it knows.")
+        raise UserError(
+            f"The model's tokenizer makes nothing of the prompt of {sample.id}; write it in words it knows."
+        )
     return tokens

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,46 @@ log = logging.getLogger(__name__)
 INDEX = Path("outputs") / ".index"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A job before it runs: its typed configuration, its fingerprint, and what its record begins with."""
+
+    config: RunConfig
+    mark: str
+    head: dict[str, Any]
+
+
+def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
+    """Check the configuration and name the job; no model is loaded.
+
+    Raises:
+        UserError: bad input.
+    """
+    config = typed(cfg)
+    revisions = {name: revision(config.models[name]) for name in config.task.models_used() if name in config.models}
+    data = config.dataset.digest()
+    head = {
+        "task": config.task.name,
+        "name": config.output_name or f"{config.task.method}_results",
+        "config": plain(cfg),
+        "overrides": overrides,
+        "seed": config.seed,
+        "models": revisions,
+        "data_sha256": data,
+    }
+    return Plan(config=config, mark=fingerprint(identity(cfg), revisions, data), head=head)
+
+
+def reuse(cfg: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any] | None:
+    """The record of a job completed before, brought into `folder`; None when there is work to do."""
+    job_plan = plan(cfg, overrides)
+    with claim(folder, INDEX, job_plan.mark, retry_failed=job_plan.config.retry_failed) as job:
+        if job.record is None or job.record["status"] != "completed":
+            return None
+        _write_reference_view(folder, job.record, job_plan.head["name"])
+        return job.record
+
+
 def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], sweep: str | None) -> dict[str, Any]:
     """The record of this configuration, computed if need be.
 
@@ -44,31 +85,26 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
         UserError: bad input; a record that says `failed` has been written where the job had started.
         KeyboardInterrupt: the user stopped it; samples done are kept.
     """
-    config = typed(cfg)
-    revisions = {name: revision(config.models[name]) for name in config.task.models_used() if name in config.models}
-    data = config.dataset.digest()
-    mark = fingerprint(identity(cfg), revisions, data)
-    head = {
-        "task": config.task.name,
-        "name": config.output_name or f"{config.task.method}_results",
-        "config": plain(cfg),
-        "overrides": overrides,
-        "seed": config.seed,
-        "models": revisions,
-        "data_sha256": data,
-    }
-    with claim(folder, INDEX, mark, retry_failed=config.retry_failed) as job:
-        if job.record is None:
-            arguments = (config, job, head, entry, sweep)
-            limited = config.hardware.limited
-            record = worker(config.hardware).run(execute, *arguments) if limited else execute(*arguments)
-        else:
+    job_plan = plan(cfg, overrides)
+    config, head = job_plan.config, job_plan.head
+    with claim(folder, INDEX, job_plan.mark, retry_failed=config.retry_failed) as job:
+        if job.record is not None:
             record = job.record
-            log.info("finished before: nothing is computed again (%s)", mark[:12])
+            log.info("finished before: nothing is computed again (%s)", job_plan.mark[:12])
+        elif config.hardware.limited:
+            child = worker(config.hardware)
+            record = child.run(execute, config, job, head | {"limits": asdict(child.applied)}, entry, sweep)
+        else:
+            record = execute(config, job, head | {"limits": None}, entry, sweep)
         if record["status"] == "completed":
-            view = reference_view(record, read_samples(folder / "samples.jsonl"))
-            write_atomic(folder / f"{head['name']}.json", json.dumps(view, indent=1, ensure_ascii=False))
+            _write_reference_view(folder, record, head["name"])
     return record
+
+
+def _write_reference_view(folder: Path, record: dict[str, Any], name: str) -> None:
+    """The reference studies' JSON, under the name the user gave."""
+    view = reference_view(record, read_samples(folder / "samples.jsonl"))
+    write_atomic(folder / f"{name}.json", json.dumps(view, indent=1, ensure_ascii=False))
 
 
 def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep: str | None) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""Sweeps: checked before they start, whole at their end, and each job on its own feet in between."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from pathlib import Path
+
+import pandas
+import pytest
+
+from suite.models.loading import loads
+from tests.runs import Here, TinyPair, read_record, records, start, wait_for
+
+
+def sweep_folder(folder: Path) -> Path:
+    (found,) = folder.glob("multirun/*/*")
+    return found
+
+
+def test_two_by_two(here: Here, pair: TinyPair) -> None:
+    before = loads()
+    answer = here("-m", *pair.arguments, "task.k=2,4", "task.entropy_threshold=0.0,1.0")
+    assert answer.code == 0, answer
+    jobs = records(here.folder)
+    found = [
+        (read_record(job)["config"]["task"]["k"], read_record(job)["config"]["task"]["entropy_threshold"])
+        for job in jobs
+    ]
+    assert found == [(2, 0.0), (2, 1.0), (4, 0.0), (4, 1.0)]
+    assert [job.name for job in jobs] == ["0", "1", "2", "3"]
+    # one load of each model for all four
+    assert loads() in (before, before + 2)
+    times = [[facts["load_s"] for facts in read_record(job)["facts"]["models"].values()] for job in jobs]
+    assert times == [times[0]] * 4
+
+    folder = sweep_folder(here.folder)
+    with (folder / "table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["job"], row["k"], row["entropy_threshold"], row["status"]) for row in table] == [
+        ("0", "2", "0.0", "completed"),
+        ("1", "2", "1.0", "completed"),
+        ("2", "4", "0.0", "completed"),
+        ("3", "4", "1.0", "completed"),
+    ]
+    assert pandas.read_parquet(folder / "table.parquet")["k"].tolist() == [2, 2, 4, 4]
+    calls = [float(row["cloud_call_rate"]) for row in table]
+    assert calls == [read_record(job)["metrics"]["cloud_call_rate"]["value"] for job in jobs]
+    assert calls[1] < calls[0] and calls[3] < calls[2]  # a gate that opens less calls less
+    assert f"report: {folder.relative_to(here.folder)}/report.html" in answer.out
+    assert "Difference from job 0 on the same samples" in answer.out
+
+    again = here("-m", *pair.arguments, "task.k=2,4", "task.entropy_threshold=0.0,1.0")
+    assert again.code == 0
+    for old, new in zip(jobs, records(here.folder)[4:], strict=True):
+        assert (new / "record.json").read_bytes() == (old / "record.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("axis", "job", "sentence"),
+    [
+        (["task.k=3,5,0"], "task.k=0", "task.k=0 must be between 1 and 64."),
+        (["task.k=3,5,x"], "task.k=x", "task.k: Value 'x' of type 'str' could not be converted to Integer."),
+        (["task.k=3,0", "hydra.sweeper.max_batch_size=1"], "task.k=0", "task.k=0 must be between 1 and 64."),
+        (["hardware=local,phone"], "hardware=phone", "hardware=phone does not exist."),
+    ],
+)
+def test_a_bad_value_at_the_end_of_an_axis_starts_nothing(
+    here: Here, pair: TinyPair, axis: list[str], job: str, sentence: str
+) -> None:
+    answer = here("-m", *pair.arguments, *axis)
+    assert answer.code == 2
+    assert answer.err.startswith("Nothing was started: the job ")
+    assert f"{job} cannot run. {sentence}" in answer.err
+    assert answer.err.count("\n") == 1 and answer.out == ""
+    assert [path.name for path in sweep_folder(here.folder).iterdir()] == ["multirun.yaml"]
+    assert not (here.folder / "outputs").exists()
+
+
+def test_a_failing_job_does_not_stop_the_others(here: Here, pair: TinyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    reason = "hardware.device=cuda but no GPU is visible"
+    axis = ["hardware.device=cpu,cuda,auto", "dataset.max_samples=2"]
+    answer = here("-m", *pair.arguments, *axis)
+    assert answer.code == 1
+    assert [read_record(job)["status"] for job in records(here.folder)] == ["completed", "failed", "completed"]
+    folder = sweep_folder(here.folder)
+    assert f"job 1 failed: {reason}" in " ".join(answer.out.split())
+    assert answer.err == (f"1 of 3 jobs failed; the rest is kept. Their logs:\n  {folder}/1/launch.log\n")
+    assert reason in (folder / "1" / "launch.log").read_text()
+    with (folder / "table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["status"] for row in table] == ["completed", "failed", "completed"]
+    assert table[1]["error"].startswith(reason)
+
+    again = here("-m", *pair.arguments, *axis)  # recorded: neither run again nor forgotten
+    assert again.code == 1 and "(as recorded; retry_failed=true runs it again)" in again.out
+
+
+def test_a_job_that_fails_before_it_has_a_folder_is_told_as_well(here: Here, pair: TinyPair) -> None:
+    models = f"models.edge.id={pair.folder / 'edge'},nowhere"
+    answer = here("-m", *pair.arguments, models, "dataset.max_samples=2")
+    assert answer.code == 1
+    assert "models.*.id=nowhere is not a model folder" in answer.out
+    assert "job 1 has no record" in answer.out
+    assert answer.err.startswith("1 of 2 jobs failed; the rest is kept.")
+
+
+def test_ctrl_c_keeps_the_finished_jobs_and_the_same_command_does_the_rest(
+    here: Here, pair: TinyPair, tmp_path: Path
+) -> None:
+    arguments = ["-m", *pair.arguments, "task.max_new_tokens=700", "task.k=1,2,3,4,5,6"]
+    running = start(tmp_path, *arguments)
+    wait_for(lambda: len(records(tmp_path)) >= 1, running)
+    running.send_signal(signal.SIGINT)
+    assert running.wait() == 130
+    assert (tmp_path / "err.txt").read_text().strip() == (
+        "Interrupted. What was computed is kept; the same command goes on from there."
+    )
+    finished = {read_record(job)["fingerprint"]: job for job in records(tmp_path)}
+    assert 1 <= len(finished) < 6
+    assert (sweep_folder(tmp_path) / "table.csv").exists()
+
+    answer = here(*arguments)
+    assert answer.code == 0
+    jobs = records(tmp_path)[len(finished) :]
+    assert len(jobs) == 6
+    assert answer.out.count("finished before: nothing is computed again") == len(finished)
+    for job in jobs:
+        if old := finished.get(read_record(job)["fingerprint"]):
+            assert (job / "record.json").read_bytes() == (old / "record.json").read_bytes()
