@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench clean
+.PHONY: run test test-slow lint bench figures clean
 
 run: $(READY)  ## the three-way comparison on the embedded models, with the path of its report
 	$(BIN)/python launch.py -m experiment=specdec_three_way
@@ -23,6 +23,9 @@ lint: $(READY)  ## ruff, mypy, import rules
 
 bench: $(READY)  ## against the peers, side by side in one run
 	$(BIN)/python -m bench.specdec
+
+figures: $(READY)  ## the README's tables and picture, from the commands that make them
+	$(BIN)/python -m bench.readme
 
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)

@@ -106,7 +106,7 @@ class CachedLM:
         self.cached = self.cached[:common] + new
         self.computed += len(new)
         if logits.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(logits.device)
         self.seconds += time.perf_counter() - start
         return logits
 

@@ -21,7 +21,7 @@ from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
 GREEDY = ROOT / "zoo" / "prompts" / "greedy.jsonl"
-HEADLINE = ["ttft_ms", "otps", "agreement", "bleu", "bertscore_f1", "cloud_call_rate", "acceptance_rate"]
+HEADLINE = ["cloud_call_rate", "agreement", "otps", "ttft_ms", "bleu", "bertscore_f1", "acceptance_rate"]
 
 # name -> unit, note
 PER_SAMPLE = {

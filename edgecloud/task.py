@@ -32,36 +32,33 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     task: SpecDecConfig = cfg.task
     dataset: PromptsConfig = cfg.dataset
     samples = read_prompts(dataset.file(), dataset.max_samples)
-    facts: dict[str, Any] = {"mode": mode(task)}
-    if any(sample.id not in ctx.samples for sample in samples):
-        pair = load_pair(ctx, task)
-        facts["models"] = pair.facts
-        references = greedy_references(cfg)
-        decode = decoder(task, pair, cfg.seed)
-        for sample in [sample for sample in samples if not sample.problem][: task.warmup]:
-            with suppress(UserError):  # it is told when the sample's turn comes
-                decode(sample, encode(sample, pair.tokenizer))
+    pair = load_pair(ctx, task)
+    references = greedy_references(cfg)
+    decode = decoder(task, pair, cfg.seed)
+    for sample in [sample for sample in samples if not sample.problem][: task.warmup]:
+        with suppress(UserError):  # it is told when the sample's turn comes
+            decode(sample, encode(sample, pair.tokenizer))
 
-        def work(sample: Sample) -> dict[str, Any]:
-            prompt = encode(sample, pair.tokenizer)
-            with ctx.meter.window(sample.id) as window:
-                output = decode(sample, prompt)
-            text = text_of(output.tokens, pair.tokenizer, task.stop)
-            if cfg.verbose:
-                log.info("%s: %s", sample.id, text)
-            return {
-                "category": sample.category,
-                "text": text,
-                "references": list(sample.references),
-                "prompt_tokens": len(prompt),
-                "tokens": output.tokens,
-                "sources": output.sources,
-                "counters": asdict(output.counters),
-                "metrics": per_sample(output, window.reading, references.get(sample.id)),
-            }
+    def work(sample: Sample) -> dict[str, Any]:
+        prompt = encode(sample, pair.tokenizer)
+        with ctx.meter.window(sample.id) as window:
+            output = decode(sample, prompt)
+        text = text_of(output.tokens, pair.tokenizer, task.stop)
+        if cfg.verbose:
+            log.info("%s: %s", sample.id, text)
+        return {
+            "category": sample.category,
+            "text": text,
+            "references": list(sample.references),
+            "prompt_tokens": len(prompt),
+            "tokens": output.tokens,
+            "sources": output.sources,
+            "counters": asdict(output.counters),
+            "metrics": per_sample(output, window.reading, references.get(sample.id)),
+        }
 
-        ctx.each(samples, work, label=task.method)
-    return aggregate(cfg, ctx, samples, facts)
+    ctx.each(samples, work, label=task.method)
+    return aggregate(cfg, ctx, samples, {"mode": mode(task), "models": pair.facts})
 
 
 def mode(task: SpecDecConfig) -> str:

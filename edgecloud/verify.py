@@ -47,9 +47,10 @@ def lossless(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, po
         return best == drafted.token, best
     assert drafted.q is not None
     p = how.sampling.probabilities(logits)
-    if luck.uniform("accept", position) * float(drafted.q[drafted.token]) < float(p[drafted.token]):
+    q = drafted.q.to(p.device)  # the edge may be on another one
+    if luck.uniform("accept", position) * float(q[drafted.token]) < float(p[drafted.token]):
         return True, drafted.token
-    residual = (p - drafted.q).clamp(min=0.0)
+    residual = (p - q).clamp(min=0.0)
     # q = p up to rounding leaves no residual mass; p itself is then the right distribution
     return False, draw(residual if float(residual.sum()) > 0.0 else p, luck.uniform("replace", position))
 

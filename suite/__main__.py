@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("ls", help="list the recorded jobs, the newest last")
     commands.add_parser("table", parents=[sweep], help="print a sweep; write table.csv and table.parquet beside it")
     page = commands.add_parser("report", parents=[sweep], help="write report.html (and the tables) beside a sweep")
+    page.add_argument("--figure", metavar="FILE", type=Path, help="also write the figure by itself, as an SVG")
     page.add_argument("--plot", metavar="X,Y", type=_names, help="the two metrics of the figure")
     two = commands.add_parser("diff", help="what differs between two jobs")
     for name in ("a", "b"):
@@ -91,9 +92,21 @@ def report(options: argparse.Namespace) -> int:
     if options.plot is not None and len(options.plot) != 2:
         raise UserError(f"--plot {','.join(options.plot)} must name two metrics, such as --plot cloud_call_rate,bleu.")
     folder = _sweep(options)
+    if options.figure is not None:
+        _write_figure(folder, options.plot, options.figure)
     page = write_report(folder, baseline=options.baseline, metrics=options.metrics, axes=options.plot)
     print(*write_table(folder), page, sep="\n")
     return 0
+
+
+def _write_figure(folder: Path, axes: tuple[str, str] | None, target: Path) -> None:
+    from suite.report.collect import read_sweep
+    from suite.report.plot import plot
+
+    svg = plot(read_sweep(folder), axes)
+    if svg is None:
+        raise UserError(f"--figure {target}: {folder} has no setting swept over numbers, so there is no figure.")
+    target.write_text(svg, encoding="utf-8")
 
 
 def diff(options: argparse.Namespace) -> int:

@@ -1,0 +1,59 @@
+"""Write the README's figures anew, each from the command that makes it.
+
+    make figures        about 15 minutes on 2 idle cores; jobs that are finished already cost nothing
+
+A block of the README between `<!-- NAME -->` and `<!-- /NAME -->` becomes the output of its command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = "docs/specdec_tuning.svg"
+PREPARE = (
+    "launch.py -m experiment=specdec_tuning",
+    f"-m suite report --plot cloud_call_rate,agreement --figure {PICTURE}",
+    "launch.py -m experiment=specdec_three_way",
+)
+BLOCKS = {"run": "-m suite table", "bench": "-m bench.specdec"}
+
+
+def python(arguments: str) -> str:
+    """Output of a command, tables 100 characters wide."""
+    print(f"python {arguments}", file=sys.stderr)
+    environment = os.environ | {"COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, *arguments.split()], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+def replaced(text: str, name: str, output: str) -> str:
+    """`text` with the block `name` holding `output`."""
+    lines = "\n".join(line.rstrip() for line in output.strip().splitlines())
+    block = f"<!-- {name} -->\n```\n{lines}\n```\n<!-- /{name} -->"
+    found = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+    if not found.search(text):
+        raise SystemExit(f"README.md has no block '{name}'; put <!-- {name} --> and <!-- /{name} --> where it belongs.")
+    return found.sub(lambda _: block, text)
+
+
+def main() -> None:
+    """Run every command, then write README.md."""
+    (ROOT / PICTURE).parent.mkdir(exist_ok=True)
+    for arguments in PREPARE:
+        python(arguments)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, arguments in BLOCKS.items():
+        text = replaced(text, name, python(arguments))
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
