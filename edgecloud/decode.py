@@ -129,12 +129,13 @@ def speculate(
                 out.commit(d.token, "edge", d.at_s, d.entropy_nats)
                 kept += 1
         count.skipped += kept
-        if out.ended or (block and unsure == len(block)):
+        if out.ended or unsure == len(block) > 0:
             count.discarded += len(block) - kept
             continue
 
         rest = block[unsure:]
-        logits = cloud.logits(prompt + out.tokens + [d.token for d in rest], keep=len(rest) + 1)
+        fed = rest[: out.room - 1]  # the last token of a full output needs no successor
+        logits = cloud.logits(prompt + out.tokens + [d.token for d in fed], keep=len(fed) + 1)
         now, accepted = out.elapsed_s(), 0
         for i, d in enumerate(rest, start=unsure):
             kept += 1
@@ -156,9 +157,8 @@ def speculate(
             if out.ended:
                 break
         else:
-            if out.room > 0:
-                out.commit(choose(logits[-1], sampling, luck, len(out.tokens)), "bonus", now)
-                count.bonus += 1
+            out.commit(choose(logits[-1], sampling, luck, len(out.tokens)), "bonus", now)
+            count.bonus += 1
         count.discarded += len(block) - kept
         count.accepted += accepted
         count.histogram[accepted] += 1

@@ -41,7 +41,7 @@ def lean_supports(model: Any) -> bool:
 
 
 class LeanLlama:
-    """An `edgecloud.lm.Engine` over the weights of a Llama or Qwen2 model; nothing is copied that need not be fused."""
+    """An `edgecloud.lm.Engine` over the weights of a Llama or Qwen2 model; it shares their memory."""
 
     def __init__(self, model: Any) -> None:
         cfg, body = model.config, model.model
@@ -67,7 +67,6 @@ class LeanLlama:
         sin = sin[0].clone()
         sin[:, : self.dim // 2].neg_()  # rotate_half(x) * sin = roll(x, half) * signed sin
         self.cos, self.sin = cos[0].unsqueeze(1), sin.unsqueeze(1)
-        self.causal = torch.ones(length, length, dtype=torch.bool, device=self.embed.device).tril()
 
     def rollback(self, length: int) -> None:
         """Drop all positions from `length` on; the memory stays and is overwritten."""
@@ -81,8 +80,8 @@ class LeanLlama:
             self._allocate(2 * self.cache.shape[3])
         rotated = self.heads + self.groups
         cos, sin = self.cos[start:end], self.sin[start:end]
-        mask = self.causal[start:end, :end] if n > 1 else None
         x = self.embed[torch.tensor(tokens, device=self.embed.device)]
+        mask = torch.ones(n, end, dtype=torch.bool, device=x.device).tril(start) if n > 1 else None
         for (norm1, qkv, bias, out, norm2, gate_up, down), (keys, values) in zip(self.layers, self.cache, strict=True):
             h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
             qk = h[:, :rotated]
@@ -111,10 +110,18 @@ def _fuse(layer: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Te
     qkv = (att.q_proj, att.k_proj, att.v_proj)
     return (
         layer.input_layernorm.weight,
-        torch.cat([p.weight for p in qkv]),
+        _joined(qkv),
         torch.cat([p.bias for p in qkv]) if qkv[0].bias is not None else None,
         att.o_proj.weight,
         layer.post_attention_layernorm.weight,
-        torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        _joined((mlp.gate_proj, mlp.up_proj)),
         mlp.down_proj.weight,
     )
+
+
+def _joined(projections: tuple[Any, ...]) -> Tensor:
+    """Their weights stacked; the modules keep views of it, so that a 7B model is not held twice."""
+    joined = torch.cat([p.weight for p in projections]).detach()
+    for p, part in zip(projections, joined.split([len(p.weight) for p in projections]), strict=True):
+        p.weight.data = part
+    return joined
