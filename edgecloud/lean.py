@@ -122,6 +122,7 @@ def _fuse(layer: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Te
 def _joined(projections: tuple[Any, ...]) -> Tensor:
     """Their weights stacked; the modules keep views of it, so that a 7B model is not held twice."""
     joined = torch.cat([p.weight for p in projections]).detach()
-    for p, part in zip(projections, joined.split([len(p.weight) for p in projections]), strict=True):
+    parts = torch.split(joined, [len(p.weight) for p in projections])
+    for p, part in zip(projections, parts, strict=True):
         p.weight.data = part
     return joined
