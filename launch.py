@@ -54,7 +54,7 @@ def launch(cfg: DictConfig) -> str:
 
 
 def main() -> int:
-    """Exit code: 0 done, 1 a job failed, 2 the command cannot be run, 130 interrupted."""
+    """Exit code: 0 done, 1 a job failed or was refused, 2 the command cannot be composed, 130 interrupted."""
     for module in SCHEMAS:
         module.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ

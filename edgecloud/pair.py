@@ -34,7 +34,7 @@ def load_pair(ctx: RunContext, task: SpecDecConfig) -> Pair:
     """
     edge_hardware = task.cloud_hardware if task.method == "colocated" else ctx.config.hardware
     hardware = {"edge": edge_hardware, "cloud": task.cloud_hardware}
-    loaded = {name: ctx.model(name, hardware[name]) for name in task.models_used()}
+    loaded = {name: ctx.model(name, hardware[name]) for name in task.decoders()}
     tokenizers = {name: model.tokenizer for name, model in loaded.items()}
     # models of one family pad their vocabularies differently: only ids that the tokenizer knows are ever decoded
     vocab = min(len(tokenizer) for tokenizer in tokenizers.values())

@@ -64,9 +64,13 @@ class SpecDecConfig:
         if "" in self.stop:
             raise ConfigError("task.stop holds an empty text, which would end every output at once; remove it.")
 
-    def models_used(self) -> tuple[str, ...]:
-        """Names in the `models` group that this method loads."""
+    def decoders(self) -> tuple[str, ...]:
+        """Names in the `models` group of the models that decode."""
         return (self.method,) if self.method in ("edge", "cloud") else ("edge", "cloud")
+
+    def models_used(self) -> tuple[str, ...]:
+        """Names of all models that can move a number; `scorer`, for BERTScore, may be missing."""
+        return (*self.decoders(), "scorer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,14 +34,10 @@ class TinyPair:
 
     @property
     def arguments(self) -> list[str]:
-        models = [
-            f"models.{name}.{key}" for name in ("edge", "cloud") for key in ("source=path", f"id={self._id(name)}")
-        ]
+        models = [f"models.{name}.source=path" for name in ("edge", "cloud")]
+        models += [f"models.{name}.id={self.folder / name}" for name in ("edge", "cloud")]
         exact = ["hardware.dtype=float32", "task.cloud_hardware.dtype=float32", "task.max_new_tokens=24"]
         return [*models, "~models.scorer", f"dataset.path={self.prompts}", *exact]
-
-    def _id(self, name: str) -> Path:
-        return self.folder / name
 
 
 def write_prompts(path: Path, number: int) -> Path:
@@ -53,14 +49,17 @@ def write_prompts(path: Path, number: int) -> Path:
     return path
 
 
-def launch(
-    folder: Path, *arguments: str, python: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
+    """A wide terminal; one thread, since at this size more cost more than they give."""
+    return {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+
+
+def launch(folder: Path, *arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """`python launch.py ARGUMENTS` typed in `folder`."""
     return subprocess.run(
         [sys.executable, *python, str(LAUNCH), *arguments],
         cwd=folder,
-        env={**os.environ, "COLUMNS": "160", **environment},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -73,7 +72,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, str(LAUNCH), *arguments],
             cwd=folder,
-            env={**os.environ, "COLUMNS": "160"},
+            env=environment(),
             stdout=out,
             stderr=err,
             start_new_session=True,

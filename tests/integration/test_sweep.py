@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pandas
 import pytest
+from omegaconf import open_dict
 
+import launch
+from suite.config import CONF, plain
 from suite.models.loading import loads
 from tests.runs import Here, TinyPair, read_record, records, start, wait_for
 
@@ -23,11 +26,8 @@ def test_two_by_two(here: Here, pair: TinyPair) -> None:
     answer = here("-m", *pair.arguments, "task.k=2,4", "task.entropy_threshold=0.0,1.0")
     assert answer.code == 0, answer
     jobs = records(here.folder)
-    found = [
-        (read_record(job)["config"]["task"]["k"], read_record(job)["config"]["task"]["entropy_threshold"])
-        for job in jobs
-    ]
-    assert found == [(2, 0.0), (2, 1.0), (4, 0.0), (4, 1.0)]
+    tasks = [read_record(job)["config"]["task"] for job in jobs]
+    assert [(task["k"], task["entropy_threshold"]) for task in tasks] == [(2, 0.0), (2, 1.0), (4, 0.0), (4, 1.0)]
     assert [job.name for job in jobs] == ["0", "1", "2", "3"]
     # one load of each model for all four
     assert loads() in (before, before + 2)
@@ -51,9 +51,52 @@ def test_two_by_two(here: Here, pair: TinyPair) -> None:
     assert "Difference from job 0 on the same samples" in answer.out
 
     again = here("-m", *pair.arguments, "task.k=2,4", "task.entropy_threshold=0.0,1.0")
-    assert again.code == 0
+    assert again.code == 0 and "4 of 4 jobs were finished before" in again.out
     for old, new in zip(jobs, records(here.folder)[4:], strict=True):
         assert (new / "record.json").read_bytes() == (old / "record.json").read_bytes()
+
+
+def test_a_finished_job_in_the_middle_keeps_its_place(here: Here, pair: TinyPair) -> None:
+    short = [*pair.arguments, "dataset.max_samples=2"]
+    single = here.job(*short, "task.k=3")
+    answer = here("-m", *short, "task.k=2,3,4")
+    assert answer.code == 0 and "1 of 3 jobs were finished before" in answer.out
+    folder = sweep_folder(here.folder)
+    assert [read_record(folder / name)["config"]["task"]["k"] for name in "012"] == [2, 3, 4]
+    assert (folder / "1" / "record.json").read_bytes() == (single / "record.json").read_bytes()
+    assert (folder / "1" / ".hydra" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task.k=4", "task.entropy_threshold=1"],
+        ["task.stop=[a,'b c']", "task.entropy_threshold=inf"],
+        ["task={k:4,method:cloud}"],
+        ["models.edge.id='0123'", "output_name=1e3"],
+        ["hardware=iphone15_cpu", "hardware.max_cpu_cores=1", "hardware@task.cloud_hardware=g100"],
+        ["hardware.max_cpu_cores=1", "experiment=specdec_phone", "~models.scorer"],
+        ["dataset.path=null", "+models.spare.id=x", "seed=1", "seed=2"],
+    ],
+)
+def test_the_sweepers_short_cut_composes_what_hydra_composes(overrides: list[str]) -> None:
+    """Else a job would look for its record under another fingerprint than the one it is to be given."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from hydra_plugins.checked_sweeper import _Composer
+
+    for module in launch.SCHEMAS:
+        module.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        theirs = loader.load_sweep_config(config, overrides)
+        ours = _Composer(loader, config)(overrides)
+    with open_dict(theirs):
+        del theirs["hydra"]
+    assert plain(ours) == plain(theirs)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +152,7 @@ def test_a_job_that_fails_before_it_has_a_folder_is_told_as_well(here: Here, pai
 def test_ctrl_c_keeps_the_finished_jobs_and_the_same_command_does_the_rest(
     here: Here, pair: TinyPair, tmp_path: Path
 ) -> None:
-    arguments = ["-m", *pair.arguments, "task.max_new_tokens=700", "task.k=1,2,3,4,5,6"]
+    arguments = ["-m", *pair.arguments, "task.max_new_tokens=300", "task.k=1,2,3,4,5,6"]
     running = start(tmp_path, *arguments)
     wait_for(lambda: len(records(tmp_path)) >= 1, running)
     running.send_signal(signal.SIGINT)
@@ -125,7 +168,7 @@ def test_ctrl_c_keeps_the_finished_jobs_and_the_same_command_does_the_rest(
     assert answer.code == 0
     jobs = records(tmp_path)[len(finished) :]
     assert len(jobs) == 6
-    assert answer.out.count("finished before: nothing is computed again") == len(finished)
+    assert f"{len(finished)} of 6 jobs were finished before; nothing is computed for them." in answer.out
     for job in jobs:
         if old := finished.get(read_record(job)["fingerprint"]):
             assert (job / "record.json").read_bytes() == (old / "record.json").read_bytes()
