@@ -146,9 +146,9 @@ def main() -> None:
     samples: list[Sample] = read_prompts(PromptsConfig().file(), args.prompts + TUNING)
     prompts = [encode(sample, bench.tokenizer) for sample in samples]
     tuning, measured = prompts[:TUNING], prompts[TUNING:]
-    ours = {f"k={k}": bench.ours(k) for k in (2, 3, 4, 5, 6)}
+    ours = {f"k={k}": bench.ours(k) for k in (1, 2, 3, 4, 5)}
     constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
-    peers = {f"{n} tokens": bench.assisted(num_assistant_tokens=n, **constant) for n in (2, 3, 4, 5, 6)}
+    peers = {f"{n} tokens": bench.assisted(num_assistant_tokens=n, **constant) for n in (1, 2, 3, 4, 5)}
     with torch.inference_mode():
         bench.plain(prompts[0])
         k, setting = best(ours, tuning), best(peers, tuning)

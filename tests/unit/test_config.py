@@ -49,7 +49,7 @@ def test_the_default_is_the_reference_method_on_the_embedded_pair(compose: Compo
     [("edge", ("edge",)), ("cloud", ("cloud",)), ("specdec", ("edge", "cloud")), ("colocated", ("edge", "cloud"))],
 )
 def test_a_method_loads_only_what_it_needs(compose: Compose, method: str, used: tuple[str, ...]) -> None:
-    assert typed(compose(f"task.method={method}")).task.models_used() == used
+    assert typed(compose(f"task.method={method}")).task.decoders() == used
 
 
 @pytest.mark.parametrize(
