@@ -16,7 +16,7 @@ from suite.config import RunConfig
 from suite.context import RunContext, ok
 from suite.errors import UserError
 from suite.hardware.meters import Reading
-from suite.quality.tokens import prefix_share
+from suite.quality.tokens import prefix_share, rouge_l
 from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
@@ -45,6 +45,11 @@ RATIOS = {
     "acceptance_drafted": ("accepted", "drafted", "accepted over all drafted tokens"),
     "acceptance_length": ("accepted", "rounds", "accepted tokens per cloud round"),
     "correction_rate": ("corrected", "emitted", "share of emitted tokens that are the cloud's corrections"),
+}
+
+AGREEMENT = {
+    "agreement": "ROUGE-L of tokens with the cloud's own float32 greedy text",
+    "same_prefix": "longest common prefix with the cloud's own float32 greedy text",
 }
 
 
@@ -76,16 +81,21 @@ def per_sample(output: Output, reading: Reading, greedy: dict[str, Any] | None) 
         "tested": c.tested,
         "accepted": c.accepted,
         "corrected": c.corrected,
-        "agreement": None if greedy is None else agreement(output, greedy),
+        **agreement(output, greedy),
     }
 
 
-def agreement(output: Output, greedy: dict[str, Any]) -> float:
-    """Share of the output before its first token that is not the cloud's; texts cut by length compare up to there."""
+def agreement(output: Output, greedy: dict[str, Any] | None) -> dict[str, float | None]:
+    """How much of the cloud's own text an output keeps; texts cut by length compare up to there."""
+    if greedy is None:
+        return dict.fromkeys(AGREEMENT)
     tokens, reference = output.tokens, list(greedy["tokens"])
     both = min(len(tokens), len(reference))
-    cut_here, cut_there = output.room == 0, not greedy["ended"]
-    return prefix_share(tokens[:both] if cut_there else tokens, reference[:both] if cut_here else reference)
+    if not greedy["ended"]:
+        tokens = tokens[:both]
+    if output.room == 0:
+        reference = reference[:both]
+    return {"agreement": rouge_l(tokens, reference), "same_prefix": prefix_share(tokens, reference)}
 
 
 def greedy_references(cfg: RunConfig) -> dict[str, dict[str, Any]]:
@@ -124,13 +134,9 @@ def aggregate(cfg: RunConfig, ctx: RunContext, samples: Sequence[Sample], facts:
     for name, (top, bottom, note) in RATIOS.items():
         estimate = ratio_ci([row[top] for row in rows], [row[bottom] for row in rows], seed=cfg.seed)
         metrics[name] = estimate.metric(unit="1", origin="computed", note=note)
-    metrics["agreement"] = metric(
-        [row["agreement"] for row in rows],
-        unit="1",
-        seed=cfg.seed,
-        origin="computed",
-        note="longest common prefix with the cloud's own float32 greedy text",
-    )
+    for name, note in AGREEMENT.items():
+        values = [row[name] for row in rows]
+        metrics[name] = metric(values, unit="1", seed=cfg.seed, origin="computed", note=note)
     metrics |= quality(cfg, ctx, done)
     shown = {name: metrics[name] for name in (*HEADLINE, *metrics) if name in metrics}
     return Result(metrics=shown, facts={**facts, "headline": HEADLINE})

@@ -47,3 +47,18 @@ def position_share(output: Sequence[int], reference: Sequence[int]) -> float:
     """Positions holding the same token, over the length of the longer sequence: 1 exactly when they are identical."""
     longer = max(len(output), len(reference))
     return sum(a == b for a, b in zip(output, reference, strict=False)) / longer if longer else 1.0
+
+
+def rouge_l(output: Sequence[int], reference: Sequence[int]) -> float:
+    """F1 of the longest common subsequence (ROUGE-L with beta 1; Lin 2004): 1 exactly when the two are identical.
+
+    Unlike a common prefix it does not collapse at the first token that differs.
+    """
+    if not output or not reference:
+        return float(list(output) == list(reference))
+    row = [0] * (len(reference) + 1)
+    for token in output:
+        diagonal = 0
+        for i, other in enumerate(reference, start=1):
+            diagonal, row[i] = row[i], diagonal + 1 if token == other else max(row[i], row[i - 1])
+    return 2 * row[-1] / (len(output) + len(reference))

@@ -21,7 +21,7 @@ from suite.quality.answers import normalise, token_f1
 from suite.quality.bleu import corpus_bleu
 from suite.quality.cider import Idf, cider_d
 from suite.quality.text import char_tokens, word_tokens
-from suite.quality.tokens import position_share, prefix_share
+from suite.quality.tokens import position_share, prefix_share, rouge_l
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "cider.json").read_text(encoding="utf-8"))["cases"]
@@ -146,6 +146,14 @@ def test_token_agreement_is_one_only_for_identical_sequences(a: list[int], b: li
     assert (prefix_share(a, b) == 1) == (position_share(a, b) == 1) == (a == b)
     assert prefix_share(a, b) == prefix_share(b, a)
     assert 0 <= prefix_share(a, b) <= position_share(a, b) <= 1
+    assert (rouge_l(a, b) == 1) == (a == b)
+    assert rouge_l(a, b) == rouge_l(b, a)
+    assert prefix_share(a, b) <= rouge_l(a, b) <= 1
+
+
+def test_rouge_l_survives_an_inserted_token():
+    assert rouge_l([1, 2, 3, 4], [9, 1, 2, 3, 4]) == pytest.approx(8 / 9)
+    assert prefix_share([1, 2, 3, 4], [9, 1, 2, 3, 4]) == 0
 
 
 @settings(max_examples=50)
