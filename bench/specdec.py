@@ -181,7 +181,7 @@ def main() -> None:
     accepted, tested = (sum(getattr(o.counters, name) for o in outputs) for name in ("accepted", "tested"))
     drafted, rounds = (sum(getattr(o.counters, name) for o in outputs) for name in ("drafted", "rounds"))
     print(
-        f"same text as generate: {same} of {len(measured)} (all of them in float32; block and step round differently)"
+        f"same text as generate: {same} of {len(measured)} (a block and a single step round differently below float32)"
     )
     print(f"accepted: {accepted / tested:.3f} of tested, {accepted / drafted:.3f} of drafted")
     print(f"accepted a round: {accepted / rounds:.2f}")
