@@ -55,6 +55,9 @@ def launch(cfg: DictConfig) -> str:
 
 def main() -> int:
     """Exit code: 0 done, 1 a job failed or was refused, 2 the command cannot be composed, 130 interrupted."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(suite.config.help_text())
+        return 0
     for module in SCHEMAS:
         module.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ

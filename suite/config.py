@@ -50,6 +50,14 @@ class RunConfig:
             raise ConfigError(f"output_name={self.output_name} must be letters, digits, '.', '_' or '-' only.")
 
 
+def help_text() -> str:
+    """What `launch.py --help` prints. Hydra's own page lists groups in a second; the folders say the same at once."""
+    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir()}
+    lines = [f"  {name}: {', '.join(choices)}" for name, choices in sorted(groups.items()) if choices]
+    page = (CONF / "help.txt").read_text(encoding="utf-8")
+    return page.replace("$GROUPS", "\n".join(lines)).rstrip()
+
+
 def store(schema: type, *, name: str) -> None:
     """Register a frozen dataclass for a `defaults` list, where it stands as `/NAME@_here_`."""
     node = OmegaConf.structured(schema)
