@@ -21,7 +21,7 @@ from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
 GREEDY = ROOT / "zoo" / "prompts" / "greedy.jsonl"
-HEADLINE = ["cloud_call_rate", "agreement", "otps", "ttft_ms", "bleu", "bertscore_f1", "acceptance_rate"]
+HEADLINE = ["cloud_call_rate", "agreement", "bertscore_f1", "otps", "ttft_ms", "bleu", "acceptance_rate"]
 
 # name -> unit, note
 PER_SAMPLE = {
