@@ -1,6 +1,6 @@
 """Rebuild `zoo/smol_draft`: the teacher writes its text, its blocks learn from it, the result is stored and measured.
 
-    python -m zoo build smol_draft           about 75 minutes on 2 cores; killed, it goes on where it was
+    python -m zoo build smol_draft           about 100 minutes on 2 cores; killed, it goes on where it was
     python -m zoo build smol_draft --quick   the same steps in miniature, into the work folder only
 
 The steps are corpus.py (teacher.py, requests.py), train.py, and the export below.
