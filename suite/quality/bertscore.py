@@ -8,6 +8,7 @@ package's; the model is loaded here because its own loader goes by the name: a p
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -65,6 +66,7 @@ class BertScore(TextMetric):
             `precision`, `recall`, `f1`: means over samples.
             `per_sample`: the same three names, one list each; an empty prediction scores 0.
             `model`: name and layer.
+            `unknown`: share of the references' tokens that the model's tokenizer does not know.
         """
         # bert-score cannot encode an empty text with transformers 5, so blank texts never reach it.
         pairs = [
@@ -83,7 +85,12 @@ class BertScore(TextMetric):
             for name, column in zip(("precision", "recall", "f1"), best.double().T.tolist(), strict=True)
         }
         means = {name: fmean(values) for name, values in per_sample.items()}
-        return {**means, "per_sample": per_sample, "model": self.label}
+        return {**means, "per_sample": per_sample, "model": self.label, "unknown": self._unknown(references)}
+
+    def _unknown(self, references: list[list[str]]) -> float:
+        texts = list(chain.from_iterable(references))
+        tokens = list(chain.from_iterable(self._tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        return tokens.count(self._tokenizer.unk_token_id) / len(tokens) if tokens else 0.0
 
     def _match(self, texts: list[str], references: list[str]) -> torch.Tensor:
         """(pairs, 3): precision, recall and F1 of each text with its reference."""

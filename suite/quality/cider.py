@@ -1,8 +1,10 @@
 """CIDEr-D (Vedantam, Zitnick and Parikh 2015, arXiv:1411.5726, section 6), written out.
 
-pycocoevalcap names its scorer "CIDEr", but what it computes is CIDEr-D: term counts clipped to the reference's, a
-Gaussian penalty on the length difference, ten times the mean over n = 1..4 (only the paper's stemming is left out, as
-it is here). The same tokens give the same score to 1e-9 (tests/golden/cider.json).
+pycocoevalcap's `pycocoevalcap.cider.cider.Cider` is named CIDEr, but what it computes is CIDEr-D: TF-IDF weights
+clipped to the reference's, a Gaussian penalty on the length difference, ten times the mean over n = 1..4 (only the
+paper's stemming is left out, as it is here). The same tokens give its scores to 1e-9 (tests/golden). Its IDF always
+rests on the references handed over with the predictions (`df="corpus"` of the authors' `pyciderevalcap`); so does ours,
+unless the references of the whole data set are given.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class CiderD(TextMetric):
     """CIDEr-D, 0 to 10, with the IDF of a whole data set's references.
 
     Args:
-        tokenizer: `char` or `word` (see `suite.quality.text`).
+        tokenizer: `char`, `word` or `jieba` (see `suite.quality.text`).
         corpus: all references of the data set, one list per item, so that scoring a subset weighs n-grams as scoring
             everything would. None: the references being scored are the corpus (what pycocoevalcap does).
     """

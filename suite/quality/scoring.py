@@ -15,6 +15,9 @@ from suite.stats import IndexArray, corpus_ci, mean_ci
 if TYPE_CHECKING:
     from suite.quality.bertscore import BertScore
 
+UNKNOWN_LIMIT = 0.1
+"""Share of the references' tokens unknown to BERTScore's model above which its score means nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -61,8 +64,9 @@ def score(
         bertscore: a loaded metric; kept by the caller, because loading costs seconds.
 
     Returns:
-        `bleu` (0 to 100), `cider_d` (0 to 10; undefined when the corpus has a single item) and, with a model,
-        `bertscore_precision`, `bertscore_recall`, `bertscore_f1` (at most 1).
+        `bleu` (0 to 100), `cider_d` (0 to 10; undefined when the corpus has a single item), for Chinese also
+        `cider_d_words`, and with a model `bertscore_precision`, `bertscore_recall`, `bertscore_f1` (at most 1;
+        undefined when the model does not know the language).
 
     Raises:
         UserError: nothing to score, lengths that differ, a sample without reference, or an unknown language.
@@ -70,15 +74,10 @@ def score(
     check_choice("dataset.language", language, LANGUAGES)
     check_texts("score", predictions, references)
     corpus = references if corpus is None else corpus
-    scores = {
-        "bleu": _bleu(predictions, references, LANGUAGES[language].bleu),
-        "cider_d": _cider_d(predictions, references, corpus, LANGUAGES[language].cider),
-    }
-    if bertscore is not None:
-        result = bertscore.compute(predictions=predictions, references=references)
-        for name, values in result["per_sample"].items():
-            scores[f"bertscore_{name}"] = _mean_score(values, result["model"])
-    return scores
+    scores = {"bleu": _bleu(predictions, references, LANGUAGES[language].bleu)}
+    for name, tokenizer in LANGUAGES[language].cider.items():
+        scores[name] = _cider_d(predictions, references, corpus, tokenizer)
+    return scores if bertscore is None else scores | _bertscore(predictions, references, bertscore)
 
 
 def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenize: str) -> Score:
@@ -103,6 +102,19 @@ def _cider_d(
         return Score(value=None, per_sample=(), note=f"{note}: needs at least 2")
     metric = CiderD(tokenizer=tokenizer, corpus=corpus)
     return _mean_score(metric.compute(predictions=predictions, references=references)["per_sample"], note)
+
+
+def _bertscore(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], bertscore: BertScore
+) -> dict[str, Score]:
+    result = bertscore.compute(predictions=predictions, references=references)
+    note, unknown = result["model"], result["unknown"]
+    if unknown > UNKNOWN_LIMIT:
+        # Two unknown words look alike to the model, so even captions of other samples score high.
+        note = f"{note}: {unknown:.0%} of the references' tokens are unknown to it; use a model of this language"
+        undefined = Score(value=None, per_sample=(), note=note)
+        return {f"bertscore_{name}": undefined for name in result["per_sample"]}
+    return {f"bertscore_{name}": _mean_score(values, note) for name, values in result["per_sample"].items()}
 
 
 def _mean_score(values: Sequence[float], note: str) -> Score:

@@ -13,7 +13,8 @@ from typing import Any
 from suite.hardware.machine import describe
 from suite.tracking.tracker import scrub
 
-PACKAGES = ("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "numpy", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "jieba", "soundfile", "soxr")
+PACKAGES += ("numpy", "bitsandbytes")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""BERTScore with a tiny random BERT written to disk, against the bert-score package's own scorer."""
+"""BERTScore with a tiny random BERT written to disk, against the package's own scorer and the paper's equations."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def test_equals_the_package(metric: BertScore, model_path: Path, tmp_path: Path)
     assert result["model"] == "tiny, layer 2"
 
 
+def test_equals_the_equations(metric: BertScore, model_path: Path) -> None:
+    """Zhang et al. 2020, section 3, one pair at a time; [CLS] and [SEP] can be matched but are not counted."""
+    model, tokenizer = BertModel.from_pretrained(model_path).eval(), BertTokenizer.from_pretrained(model_path)
+
+    def embedded(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+        return torch.nn.functional.normalize(states[2][0], dim=-1)
+
+    def scores(text: str, reference: str) -> list[float]:
+        similarity = embedded(text) @ embedded(reference).T  # (tokens, tokens)
+        precision = similarity.max(dim=1).values[1:-1].mean().item()
+        recall = similarity.max(dim=0).values[1:-1].mean().item()
+        return [precision, recall, 2 * precision * recall / (precision + recall)]
+
+    pairs = zip(PREDICTIONS, REFERENCES, strict=True)
+    expected = [[scores(text, reference) for reference in group] for text, group in pairs]
+    best = [[max(column) for column in zip(*group, strict=True)] for group in expected]
+    per_sample = metric.compute(predictions=PREDICTIONS, references=REFERENCES)["per_sample"]
+    assert list(zip(*per_sample.values(), strict=True)) == [pytest.approx(row, abs=2e-6) for row in best]
+
+
 def test_layer_matters_and_identity_scores_one(metric: BertScore, model_path: Path) -> None:
     arguments: dict[str, Any] = {"predictions": ["a b c"], "references": [["d e f"]]}
     other = BertScore(model_path=model_path, num_layers=3)
@@ -91,11 +113,22 @@ def test_texts_beyond_the_position_limit_are_cut(family: str, model_path: Path, 
 
 def test_score_adds_its_three_numbers(metric: BertScore) -> None:
     scores = score(PREDICTIONS, REFERENCES, language="chinese", bertscore=metric)
-    assert list(scores)[2:] == ["bertscore_precision", "bertscore_recall", "bertscore_f1"]
+    assert list(scores)[3:] == ["bertscore_precision", "bertscore_recall", "bertscore_f1"]
     f1 = scores["bertscore_f1"]
     assert f1.note == metric.label
     assert len(f1.per_sample) == 3
     assert f1.metric(seed=0).ci95 is not None
+
+
+def test_a_model_that_does_not_know_the_language_has_no_score(metric: BertScore) -> None:
+    words = "a b c d e f g h i"
+    assert metric.compute(predictions=["平静"], references=[[f"{words} 平", "悲"]])["unknown"] == 1 / 11
+    assert score(["a"], [[f"{words} 平"]], language="chinese", bertscore=metric)["bertscore_f1"].value is not None
+    f1 = score(["平静", "a"], [["平静", "悲 a"], ["a"]], language="chinese", bertscore=metric)["bertscore_f1"].metric(
+        seed=0
+    )
+    assert (f1.value, f1.n) == (None, 0)
+    assert f1.note.startswith("tiny, layer 2: 40% of the references' tokens are unknown to it")
 
 
 def test_bad_folders_and_layers_are_refused(model_path: Path, tmp_path: Path) -> None:
