@@ -31,6 +31,7 @@ failures: list[str] = []
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def launch(cfg: DictConfig) -> str:
     """One job; returns the status of its record. In a sweep, a job that fails does not stop the others."""
+    from edgecloud.live import replay
     from suite.job import run_job
     from suite.report.table import show_job
 
@@ -39,7 +40,7 @@ def launch(cfg: DictConfig) -> str:
     overrides = [override for override in hydra_cfg.overrides.task if not override.startswith("tracker")]
     folder = Path(hydra_cfg.runtime.output_dir)
     try:
-        record = run_job(cfg, folder, TASKS[cfg.task.name], overrides, sweep)
+        record, found = run_job(cfg, folder, TASKS[cfg.task.name], overrides, sweep)
     except Exception as error:
         log.debug("the job failed", exc_info=True)  # the traceback is for the job's log, not for the screen
         failures.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
@@ -49,6 +50,8 @@ def launch(cfg: DictConfig) -> str:
         failures.append(f"{record['error']} (as recorded; retry_failed=true runs it again)")
         log.error("%s", failures[-1])
     elif sweep is None:
+        if found and cfg.dataset.get("audio"):
+            replay(folder)
         show_job(record)
     return str(record["status"])
 

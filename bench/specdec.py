@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
 from edgecloud.gates import GATES
-from edgecloud.lm import CachedLM
+from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.schema import PromptsConfig
 from edgecloud.verify import VERIFIERS
@@ -93,7 +93,7 @@ class Bench:
 
     def ours_cloud(self, prompt: list[int]) -> list[int]:
         """This suite: the cloud alone."""
-        self.last = generate(self.cloud, prompt, self.ending, Sampling(), Luck(0, ""), "cloud")
+        self.last = generate(self.cloud, Prompt(tokens=prompt), self.ending, Sampling(), Luck(0, ""), "cloud")
         return self.last.tokens
 
     def ours(self, k: int) -> Decode:
@@ -101,7 +101,8 @@ class Bench:
         rules = Rules(k=k, gate=GATES["always"], threshold=0.0, verifier=VERIFIERS["lossless"])
 
         def decode(prompt: list[int]) -> list[int]:
-            self.last = speculate(self.edge, self.cloud, prompt, rules, self.ending, Sampling(), Luck(0, ""))
+            asked = Prompt(tokens=prompt)
+            self.last = speculate(self.edge, self.cloud, asked, rules, self.ending, Sampling(), Luck(0, ""))
             return self.last.tokens
 
         return decode

@@ -1,12 +1,15 @@
-"""Text prompts from a JSON Lines file, turned into token ids by the model's own chat template."""
+"""What is asked: text prompts from a JSON Lines file, or speech clips from a manifest, one `Sample` each."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgecloud.instructions import instruction
+from edgecloud.manifest import Item, Manifest, read_manifest
+from edgecloud.schema import PromptsConfig, VoicesConfig
 from suite.errors import UserError
 
 
@@ -16,17 +19,71 @@ class Sample:
 
     Attributes:
         id: unique in the file.
-        prompt: the user's words.
+        prompt: the user's words; with a clip, what to do with it.
+        clip: the audio file the words are about, None for text alone.
         references: right answers, written by people; may be empty.
-        category: kind of work, empty when not given.
+        category: kind of work, or the clip's emotion; empty when not given.
         problem: why the row cannot be used, None when it can.
     """
 
     id: str
     prompt: str = ""
+    clip: Path | None = None
     references: tuple[str, ...] = ()
     category: str = ""
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """The samples of a run and what their scores need to know of all the others.
+
+    Attributes:
+        samples: those to decode.
+        corpus: references of every item of the data set that has any, for CIDEr-D's IDF.
+        emotions: emotion -> words that name it; empty where the data set does not say.
+    """
+
+    samples: list[Sample]
+    corpus: list[tuple[str, ...]]
+    emotions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_data(dataset: PromptsConfig | VoicesConfig) -> DataSet:
+    """The data set of a run. A broken item becomes a sample with a `problem`: it is counted, not dropped.
+
+    Raises:
+        UserError: the file as a whole is broken or empty.
+    """
+    if isinstance(dataset, PromptsConfig):
+        samples = read_prompts(dataset.file(), None)
+        corpus = [sample.references for sample in samples if sample.references]
+        return DataSet(samples=samples[: dataset.max_samples], corpus=corpus)
+    words = instruction(dataset.caption_type, dataset.language, dataset.prompt_type)
+    if dataset.audio is not None:
+        clip = Path(dataset.audio).expanduser()
+        return DataSet(samples=[Sample(id=clip.name, prompt=words, clip=clip)], corpus=[])
+    manifest = read_manifest(dataset.file())
+    captions = (item.references(dataset.caption_type, dataset.language) for item in manifest.items)
+    return DataSet(
+        samples=[_voice(manifest, item, dataset, words) for item in manifest.items[: dataset.max_samples]],
+        corpus=[texts for texts in captions if texts],
+        emotions=manifest.emotions,
+    )
+
+
+def _voice(manifest: Manifest, item: Item, dataset: VoicesConfig, words: str) -> Sample:
+    references = item.references(dataset.caption_type, dataset.language)
+    try:
+        clip = manifest.clip(item)
+        if not references:
+            raise UserError(
+                f"{manifest.path.name}, {item.id}: no {dataset.language} captions of type {dataset.caption_type!r}; "
+                "add them, or choose another dataset.language or dataset.caption_type."
+            )
+    except UserError as error:
+        return Sample(id=item.id, problem=str(error))
+    return Sample(id=item.id, prompt=words, clip=clip, references=references, category=item.emotion)
 
 
 def read_prompts(path: Path, max_samples: int | None) -> list[Sample]:
@@ -71,7 +128,7 @@ def _sample(line: str, where: str) -> Sample:
 
 
 def encode(sample: Sample, tokenizer: Any) -> list[int]:
-    """Token ids of the chat turn that asks for an answer; the bare text where the tokenizer has no chat template.
+    """Token ids of the chat turn that asks for an answer to a text; the bare text where there is no chat template.
 
     Raises:
         UserError: the row was broken, or the tokenizer knows none of its words.

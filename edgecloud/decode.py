@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 from edgecloud.counters import Counters
 from edgecloud.gates import Gate
-from edgecloud.lm import CachedLM
+from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw, entropy
 from edgecloud.verify import Drafted, Verification, Verifier, choose
 from suite.errors import UserError
+
+OnToken = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,12 @@ class Output:
         times_s: seconds from the start to each token (measured).
         edge_s: time in the edge model (measured).
         cloud_s: time in the cloud model (measured).
+        on_token: told each token and its source as it is emitted; the output's clock stands still meanwhile.
     """
 
     ending: Ending
     counters: Counters
+    on_token: OnToken | None = None
     tokens: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     entropies: list[float | None] = field(default_factory=list)
@@ -81,15 +85,27 @@ class Output:
         self.times_s.append(at_s)
         stopped = self.ending.stop is not None and self.ending.stop(self.tokens)
         self.ended = token in self.ending.eos or self.room == 0 or stopped
+        if self.on_token is not None:
+            before = time.perf_counter()
+            self.on_token(token, source)
+            self.started += time.perf_counter() - before
 
 
-def generate(model: CachedLM, prompt: list[int], ending: Ending, sampling: Sampling, luck: Luck, source: str) -> Output:
+def generate(
+    model: CachedLM,
+    prompt: Prompt,
+    ending: Ending,
+    sampling: Sampling,
+    luck: Luck,
+    source: str,
+    on_token: OnToken | None = None,
+) -> Output:
     """One model alone, token by token; `source` is `edge` or `cloud`."""
-    out = Output(ending, Counters())
-    model.reset()
+    out = Output(ending, Counters(), on_token)
+    model.reset(prompt.audio)
     purpose = "draft" if source == "edge" else "replace"
     while not out.ended:
-        logits = model.logits(prompt + out.tokens)[0]
+        logits = model.logits(prompt.tokens + out.tokens)[0]
         nats = entropy(logits) if source == "edge" else None
         if sampling.greedy:
             column = int(logits.argmax())
@@ -102,22 +118,29 @@ def generate(model: CachedLM, prompt: list[int], ending: Ending, sampling: Sampl
 
 
 def speculate(
-    edge: CachedLM, cloud: CachedLM, prompt: list[int], rules: Rules, ending: Ending, sampling: Sampling, luck: Luck
+    edge: CachedLM,
+    cloud: CachedLM,
+    prompt: Prompt,
+    rules: Rules,
+    ending: Ending,
+    sampling: Sampling,
+    luck: Luck,
+    on_token: OnToken | None = None,
 ) -> Output:
-    """The edge drafts, the cloud verifies; see the module's docstring. `prompt` holds at least one token.
+    """The edge drafts, the cloud verifies; see the module's docstring.
 
     Raises:
-        UserError: the two do not know the same token ids, or a text outgrows a model's window.
+        UserError: the two do not know the same token ids, a text outgrows a model's window, or a model hears nothing.
     """
     if cloud.columns is not None:
         raise UserError("The cloud model's head is shortened, so it cannot verify; set task.engine=transformers.")
     if edge.vocab != cloud.vocab:
         raise UserError(f"The edge has {edge.vocab} tokens, the cloud {cloud.vocab}; cut both to those they share.")
     count = Counters.for_draft(rules.k)
-    out = Output(ending, count)
+    out = Output(ending, count, on_token)
     how = Verification(sampling=sampling, rank_threshold=rules.rank_threshold)
-    edge.reset()
-    cloud.reset()
+    edge.reset(prompt.audio)
+    cloud.reset(prompt.audio)
     while not out.ended:
         block = _draft(edge, prompt, out, rules.k, sampling, luck)
         count.drafted += len(block)
@@ -135,7 +158,7 @@ def speculate(
 
         rest = block[unsure:]
         fed = rest[: out.room - 1]  # the last token of a full output needs no successor
-        logits = cloud.logits(prompt + out.tokens + [d.token for d in fed], keep=len(fed) + 1)
+        logits = cloud.logits(prompt.tokens + out.tokens + [d.token for d in fed], keep=len(fed) + 1)
         now, accepted = out.elapsed_s(), 0
         for i, d in enumerate(rest, start=unsure):
             kept += 1
@@ -169,11 +192,11 @@ def speculate(
     return out
 
 
-def _draft(edge: CachedLM, prompt: list[int], out: Output, k: int, sampling: Sampling, luck: Luck) -> list[Drafted]:
+def _draft(edge: CachedLM, prompt: Prompt, out: Output, k: int, sampling: Sampling, luck: Luck) -> list[Drafted]:
     """Up to k tokens from the edge; an end-of-sequence token ends the draft, never the output."""
     block: list[Drafted] = []
     while len(block) < min(k, out.room):
-        logits = edge.logits(prompt + out.tokens + [d.token for d in block])[0]
+        logits = edge.logits(prompt.tokens + out.tokens + [d.token for d in block])[0]
         if sampling.greedy:
             column, q = int(logits.argmax()), None
         else:

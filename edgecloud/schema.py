@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgecloud.instructions import CAPTION_TYPES, LANGUAGES, PROMPT_TYPES
+from edgecloud.manifest import file_sha256, read_manifest
 from suite.config import store
-from suite.errors import ConfigError, check_choice, check_range
+from suite.errors import ConfigError, UserError, check_choice, check_range
 from suite.hardware.profile import HardwareConfig
 
 METHODS = ("edge", "cloud", "specdec", "colocated")
@@ -86,7 +88,7 @@ class PromptsConfig:
     """Tokenisation of the scores: `english` or `chinese`."""
 
     def __post_init__(self) -> None:
-        check_choice("dataset.language", self.language, ("english", "chinese"))
+        check_choice("dataset.language", self.language, LANGUAGES)
         if self.max_samples is not None:
             check_range("dataset.max_samples", self.max_samples, 1)
         if not self.file().is_file():
@@ -101,7 +103,64 @@ class PromptsConfig:
         return hashlib.sha256(self.file().read_bytes()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class VoicesConfig:
+    """`dataset=voices`: speech clips whose emotion is to be captioned."""
+
+    name: str = "voices"
+    path: str | None = None
+    """Your own manifest, or its folder; None: the clips that come with the suite. Format: edgecloud/manifest.py."""
+    audio: str | None = None
+    """One clip of your own, shown as it is captioned; `path` and `max_samples` then mean nothing."""
+    max_samples: int | None = None
+    """Take the first so many; None: all."""
+    caption_type: str = "original"
+    """`original`: captions of the voice and of what it says; `audio_only`: of the voice alone."""
+    language: str = "chinese"
+    """Language of the instruction, of the captions, and so of the scores: `chinese` or `english`."""
+    prompt_type: str = "default"
+    """How much is asked for: `default` (one sentence), `detailed`, `concise`."""
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.caption_type", self.caption_type, CAPTION_TYPES)
+        check_choice("dataset.language", self.language, LANGUAGES)
+        check_choice("dataset.prompt_type", self.prompt_type, PROMPT_TYPES)
+        if self.max_samples is not None:
+            check_range("dataset.max_samples", self.max_samples, 1)
+        if self.audio is not None:
+            if not Path(self.audio).expanduser().is_file():
+                raise ConfigError(f"dataset.audio={self.audio} does not exist; give an audio file.")
+        elif not self.file().is_file():
+            raise ConfigError(
+                f"dataset.path={self.file()} does not exist; give a manifest or the folder that holds one."
+            )
+
+    def file(self) -> Path:
+        """The manifest to read."""
+        path = Path(self.path).expanduser() if self.path else ROOT / "zoo" / "omni_tiny" / "clips"
+        return path / "manifest.json" if path.is_dir() or self.path is None else path
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the manifest and of the clips taken, byte for byte.
+
+        Reads all of them once a process (2 GB in 1.5 s); later jobs of a sweep only look at sizes and times.
+
+        Raises:
+            UserError: the file is no manifest.
+        """
+        if self.audio is not None:
+            return file_sha256(Path(self.audio).expanduser())
+        total, manifest = hashlib.sha256(self.file().read_bytes()), read_manifest(self.file())
+        for item in manifest.items[: self.max_samples]:
+            try:
+                total.update(file_sha256(manifest.clip(item)).encode())
+            except UserError:  # that sample will fail, and say so
+                total.update(b"none")
+        return total.hexdigest()
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     store(SpecDecConfig, name="specdec_schema")
     store(PromptsConfig, name="prompts_schema")
+    store(VoicesConfig, name="voices_schema")

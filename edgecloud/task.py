@@ -6,18 +6,22 @@ Read next: decode.py, the loop.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgecloud.data import Sample, encode, read_prompts
-from edgecloud.schema import PromptsConfig, SpecDecConfig
+from edgecloud.audio import read_clip
+from edgecloud.data import Sample, encode, read_data
+from edgecloud.schema import SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
 from suite.errors import UserError
 from suite.result import Result
 
 if TYPE_CHECKING:
     from edgecloud.decode import Output
+    from edgecloud.lm import Prompt
+    from edgecloud.pair import Pair
     from suite.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -26,39 +30,91 @@ log = logging.getLogger(__name__)
 def run(cfg: RunConfig, ctx: RunContext) -> Result:
     """Decode what is not decoded yet, then aggregate over all samples."""
     # torch comes with these; a job that is finished already never gets here
-    from edgecloud.metrics import aggregate, greedy_references, per_sample
+    from edgecloud.live import Live
+    from edgecloud.metrics import aggregate, greedy_references, names_emotion, per_sample, scorer_folder
     from edgecloud.pair import load_pair, text_of
 
     task: SpecDecConfig = cfg.task
-    dataset: PromptsConfig = cfg.dataset
-    samples = read_prompts(dataset.file(), dataset.max_samples)
+    data = read_data(cfg.dataset)
+    if data.corpus:
+        scorer_folder(cfg)  # if it cannot be had, say so now and not after the decoding
     pair = load_pair(ctx, task)
+    if isinstance(cfg.dataset, VoicesConfig):
+        check_hears(pair)
     references = greedy_references(cfg)
     decode = decoder(task, pair, cfg.seed)
-    for sample in [sample for sample in samples if not sample.problem][: task.warmup]:
+    for sample in [sample for sample in data.samples if not sample.problem][: task.warmup]:
         with suppress(UserError):  # it is told when the sample's turn comes
-            decode(sample, encode(sample, pair.tokenizer))
+            decode(sample, ask(sample, pair)[0])
 
     def work(sample: Sample) -> dict[str, Any]:
-        prompt = encode(sample, pair.tokenizer)
+        prompt, features_ms = ask(sample, pair)
+        live = Live(pair.tokenizer) if isinstance(cfg.dataset, VoicesConfig) and cfg.dataset.audio else None
+        if live:
+            live.begin(sample.id, sources(task))
         with ctx.meter.window(sample.id) as window:
-            output = decode(sample, prompt)
+            output = decode(sample, prompt, live.token if live else None)
         text = text_of(output.tokens, pair.tokenizer, task.stop)
-        if cfg.verbose:
+        metrics = per_sample(
+            output,
+            window.reading,
+            features_ms=features_ms,
+            greedy=references.get(sample.id),
+            named=names_emotion(text, data.emotions.get(sample.category, ())),
+        )
+        if live:
+            live.end(metrics)
+        elif cfg.verbose:
             log.info("%s: %s", sample.id, text)
         return {
             "category": sample.category,
             "text": text,
+            **({"pieces": live.pieces} if live else {}),
             "references": list(sample.references),
-            "prompt_tokens": len(prompt),
+            "prompt_tokens": len(prompt.tokens),
             "tokens": output.tokens,
             "sources": output.sources,
             "counters": asdict(output.counters),
-            "metrics": per_sample(output, window.reading, references.get(sample.id)),
+            "metrics": metrics,
         }
 
-    ctx.each(samples, work, label=task.method)
-    return aggregate(cfg, ctx, samples, {"mode": mode(task), "models": pair.facts})
+    ctx.each(data.samples, work, label=task.method)
+    return aggregate(cfg, ctx, data, {"mode": mode(task), "models": pair.facts})
+
+
+def ask(sample: Sample, pair: Pair) -> tuple[Prompt, float | None]:
+    """The prompt of a sample, and how long its clip took from the file to log-mel features, in ms (None for text).
+
+    Raises:
+        UserError: the sample is broken, its clip cannot be read, or the tokenizer knows none of its words.
+    """
+    from edgecloud.lm import Prompt
+    from edgecloud.omni import audio_prompt
+
+    if sample.clip is None:
+        return Prompt(tokens=encode(sample, pair.tokenizer)), None
+    start = time.perf_counter()
+    prompt = audio_prompt(pair.processor, read_clip(sample.clip), sample.prompt)
+    return prompt, 1e3 * (time.perf_counter() - start)
+
+
+def check_hears(pair: Pair) -> None:
+    """Refuse clips for a model of text alone, before anything is decoded.
+
+    Raises:
+        UserError: naming the model.
+    """
+    for name, model in (("edge", pair.edge), ("cloud", pair.cloud)):
+        if model is not None and model.ears is None:
+            raise UserError(
+                f"models.{name} ({pair.facts[name]['id']}) hears no audio, and dataset=voices holds clips; choose "
+                "models=omni_tiny or another Qwen2.5-Omni, or dataset=prompts."
+            )
+
+
+def sources(task: SpecDecConfig) -> tuple[str, ...]:
+    """Who can decide a token (`counters.SOURCES`)."""
+    return (task.method,) if task.method in ("edge", "cloud") else ("edge", "accepted", "corrected", "bonus")
 
 
 def mode(task: SpecDecConfig) -> str:
@@ -70,9 +126,9 @@ def mode(task: SpecDecConfig) -> str:
     return " + ".join([name for name, is_so in (("gated", gated), ("relaxed", relaxed)) if is_so]) or "lossless"
 
 
-def decoder(task: SpecDecConfig, pair: Any, seed: int) -> Any:
-    """`decode(sample, prompt) -> Output` for the method."""
-    from edgecloud.decode import Ending, Rules, generate, speculate
+def decoder(task: SpecDecConfig, pair: Pair, seed: int) -> Any:
+    """`decode(sample, prompt, on_token=None) -> Output` for the method."""
+    from edgecloud.decode import Ending, OnToken, Rules, generate, speculate
     from edgecloud.gates import GATES
     from edgecloud.pair import stopper
     from edgecloud.sampling import Luck, Sampling
@@ -88,10 +144,11 @@ def decoder(task: SpecDecConfig, pair: Any, seed: int) -> Any:
         rank_threshold=task.rank_threshold,
     )
 
-    def decode(sample: Sample, prompt: list[int]) -> Output:
+    def decode(sample: Sample, prompt: Prompt, on_token: OnToken | None = None) -> Output:
         luck = Luck(seed, sample.id)
         if task.method in ("edge", "cloud"):
-            return generate(getattr(pair, task.method), prompt, ending, sampling, luck, task.method)
-        return speculate(pair.edge, pair.cloud, prompt, rules, ending, sampling, luck)
+            return generate(getattr(pair, task.method), prompt, ending, sampling, luck, task.method, on_token)
+        assert pair.edge is not None and pair.cloud is not None
+        return speculate(pair.edge, pair.cloud, prompt, rules, ending, sampling, luck, on_token)
 
     return decode

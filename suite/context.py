@@ -85,7 +85,7 @@ class RunContext:
         done = total - len(items)
         if done:
             log.info("%s: %d of %d samples are done already", label, done, total)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and total > 1:
             from tqdm import tqdm
 
             yield from tqdm(items, desc=label, total=total, initial=done, unit="sample", dynamic_ncols=True)

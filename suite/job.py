@@ -71,8 +71,10 @@ def reuse(cfg: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any]
         return job.record
 
 
-def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], sweep: str | None) -> dict[str, Any]:
-    """The record of this configuration, computed if need be.
+def run_job(
+    cfg: DictConfig, folder: Path, entry: str, overrides: list[str], sweep: str | None
+) -> tuple[dict[str, Any], bool]:
+    """The record of this configuration, computed if need be, and whether it was there already.
 
     Args:
         cfg: composed configuration.
@@ -88,7 +90,7 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
     job_plan = plan(cfg, overrides)
     config, head = job_plan.config, job_plan.head
     with claim(folder, INDEX, job_plan.mark, retry_failed=config.retry_failed) as job:
-        if job.record is not None:
+        if found := job.record is not None:
             record = job.record
             log.info("finished before: nothing is computed again (%s)", job_plan.mark[:12])
         elif config.hardware.limited:
@@ -98,7 +100,7 @@ def run_job(cfg: DictConfig, folder: Path, entry: str, overrides: list[str], swe
             record = execute(config, job, head | {"limits": None}, entry, sweep)
         if record["status"] == "completed":
             _write_reference_view(folder, record, head["name"])
-    return record
+    return record, found
 
 
 def _write_reference_view(folder: Path, record: dict[str, Any], name: str) -> None:

@@ -37,7 +37,8 @@ class TinyPair:
         models = [f"models.{name}.source=path" for name in ("edge", "cloud")]
         models += [f"models.{name}.id={self.folder / name}" for name in ("edge", "cloud")]
         exact = ["hardware.dtype=float32", "task.cloud_hardware.dtype=float32", "task.max_new_tokens=24"]
-        return [*models, "~models.scorer", f"dataset.path={self.prompts}", *exact]
+        text = ["models=smollm2", "~models.scorer", "dataset=prompts", f"dataset.path={self.prompts}"]
+        return [*text, *models, *exact]
 
 
 def write_prompts(path: Path, number: int) -> Path:

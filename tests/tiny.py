@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -15,11 +19,17 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    WhisperFeatureExtractor,
 )
 
+from edgecloud.lean import Sound
 from edgecloud.lm import CachedLM
+from suite.models.quiet import quiet
 from suite.models.short_head import ShortHeadConfig, ShortHeadLlama
 
 torch.set_num_threads(1)  # threads cost more than they give at this size
@@ -88,6 +98,98 @@ def gpt2(seed: int, vocab_size: int = VOCAB) -> GPT2LMHeadModel:
     )
 
 
+AUDIO_SHAPE: dict[str, Any] = {
+    "num_mel_bins": 8,
+    "d_model": 12,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "n_window": 4,  # attention within blocks of 8 frames
+    "max_source_positions": 4,
+    "output_dim": 24,
+}
+SPECIAL = {
+    "eos_token": "<|im_end|>",
+    "im_start": "<|im_start|>",
+    "audio_token": "<|AUDIO|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+    "image_token": "<|IMAGE|>",
+    "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+}
+IDS = {name: VOCAB - len(SPECIAL) + i for i, name in enumerate(SPECIAL)}
+
+
+def thinker(seed: int, **changes: Any) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """A random Qwen2.5-Omni thinker: a Qwen2 that reads, an ear of two layers, no eyes."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config=AUDIO_SHAPE,
+        vision_config={"depth": 0, "hidden_size": 8, "num_heads": 2, "out_hidden_size": 24},
+        text_config=SHAPE | {"hidden_size": 24, "rope_parameters": rope} | changes,
+        audio_token_index=IDS["audio_token"],
+        image_token_index=IDS["image_token"],
+        video_token_index=IDS["video_token"],
+        audio_start_token_id=IDS["audio_bos_token"],
+        audio_end_token_id=IDS["audio_eos_token"],
+        vision_start_token_id=IDS["vision_bos_token"],
+    )
+    return randomise(Qwen2_5OmniThinkerForConditionalGeneration(config), seed)
+
+
+# as the real one writes it, without its system prompt and pictures
+CHAT = """\
+{% for m in messages %}<|im_start|>{{ m['role'] }}
+{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}\
+{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ part['text'] }}{% endif %}\
+{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each letter, and the special tokens of a thinker: `VOCAB` in all."""
+    letters = "\n abcdefghijklmnopqrstuvwxyz.?!"[: VOCAB - len(SPECIAL)]
+    core = Tokenizer(WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="?"))
+    core.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=SPECIAL["eos_token"],
+        extra_special_tokens={name: token for name, token in SPECIAL.items() if name != "eos_token"},
+        chat_template=CHAT,
+    )
+    assert {name: made.convert_tokens_to_ids(token) for name, token in SPECIAL.items()} == IDS
+    return made
+
+
+def save_thinker(folder: Path, model: Any, chunk_s: int = 2) -> Path:
+    """A checkpoint as a hub would hold it: weights, tokenizer, and a feature extractor that pads to `chunk_s`."""
+    extractor = WhisperFeatureExtractor(feature_size=AUDIO_SHAPE["num_mel_bins"], chunk_length=chunk_s)
+    with quiet():
+        for part in (model, tokenizer(), extractor):
+            part.save_pretrained(folder)
+    return folder
+
+
+def padded(model: Any, vocab: int) -> Any:
+    """A copy whose embedding and head have `vocab` rows, some of them of no token."""
+    twin = copy.deepcopy(model)
+    with quiet():
+        twin.resize_token_embeddings(vocab, mean_resizing=False)
+    return twin
+
+
+def sound(seed: int, frames: int) -> dict[str, Tensor]:
+    """Random features of a clip: `input_features` (1, 8, frames) and their mask."""
+    luck = torch.Generator().manual_seed(seed)
+    return {
+        "input_features": torch.randn(1, AUDIO_SHAPE["num_mel_bins"], frames, generator=luck),
+        "feature_attention_mask": torch.ones(1, frames, dtype=torch.long),
+    }
+
+
 def short_head(seed: int, head_ids: Sequence[int], **changes: Any) -> ShortHeadLlama:
     """A random draft whose head knows only `head_ids` (ascending) and whose embedding is a donor's, projected."""
     shape = SHAPE | {"num_head_tokens": len(head_ids), "donor_width": 12} | changes
@@ -122,7 +224,7 @@ class FakeEngine:
     def __init__(self, rule: Rule) -> None:
         self.rule, self.sequence = rule, list[int]()
 
-    def feed(self, tokens: list[int], keep: int) -> Tensor:
+    def feed(self, tokens: list[int], keep: int, sound: Sound | None = None) -> Tensor:
         rows = []
         for token in tokens:
             self.sequence.append(token)
@@ -138,7 +240,7 @@ class FakeLM(CachedLM):
     """The real bookkeeping over a scripted engine."""
 
     def __init__(self, rule: Rule, vocab: int = VOCAB) -> None:
-        self.engine, self.window, self.columns = FakeEngine(rule), 1 << 30, None
+        self.engine, self.window, self.columns, self.ears = FakeEngine(rule), 1 << 30, None, None
         self.vocab = self.width = vocab
         self.reset()
 

@@ -9,6 +9,7 @@ import importlib.util
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
@@ -19,6 +20,9 @@ from suite.models.quiet import quiet
 from suite.models.revision import revision
 from suite.models.spec import ModelConfig
 
+THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
+ARCHITECTURES = {"qwen2_5_omni": THINKER, "qwen2_5_omni_thinker": THINKER}
+"""Class for a `model_type` that AutoModelForCausalLM does not know; of a whole Omni only the thinker is loaded."""
 BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.6}  # 4bit with its scales
 
 
@@ -31,6 +35,8 @@ class Loaded:
     spec: ModelConfig
     revision: str
     dtype: str
+    folder: Path
+    """Where its files are."""
     device: str
     """Where the inputs go."""
     load_s: float
@@ -89,8 +95,7 @@ def load(
     *,
     placement: Placement,
     hardware: HardwareConfig,
-    architecture: str = "AutoModelForCausalLM",
-    tokenizer: str = "AutoTokenizer",
+    architecture: str | None = None,
 ) -> Loaded:
     """The model, from memory when this process has loaded the same spec, precision and placement before.
 
@@ -98,26 +103,27 @@ def load(
         spec: which model.
         placement: one replica of `place(...)`.
         hardware: gives the precision when the spec leaves it open.
-        architecture: class of transformers that makes the model.
-        tokenizer: class of transformers that makes what goes in front of it (`AutoProcessor` for audio or images).
+        architecture: class of transformers that makes the model; None: the one that writes text, by its config.json.
 
     Raises:
         UserError: it cannot be found, fetched or run here.
     """
     dtype, notes = precision.resolve(spec.dtype, hardware.dtype, placement.device)
-    key = (spec, dtype, placement, architecture, tokenizer)
+    key = (spec, dtype, placement, architecture)
     if key not in _warm:
-        _warm[key] = _load(spec, dtype, notes, placement, architecture, tokenizer)
+        _warm[key] = _load(spec, dtype, notes, placement, architecture)
     return _warm[key]
 
 
 def _load(
-    spec: ModelConfig, dtype: str, notes: tuple[str, ...], placement: Placement, architecture: str, tokenizer: str
+    spec: ModelConfig, dtype: str, notes: tuple[str, ...], placement: Placement, architecture: str | None
 ) -> Loaded:
     global _loads
     start = time.perf_counter()
     quantized = _quantization(spec, dtype, placement)
     folder = sources.folder(spec)
+    if architecture is None:
+        architecture = ARCHITECTURES.get(sources.read_config(folder).get("model_type", ""), "AutoModelForCausalLM")
 
     import torch
     import transformers
@@ -136,7 +142,10 @@ def _load(
                 **quantized,
                 **_device_map(placement),
             )
-            before = getattr(transformers, tokenizer).from_pretrained(sources.tokenizer_folder(folder), **common)
+            words = sources.tokenizer_folder(folder)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(words, **common)
+            if tokenizer.chat_template is None:
+                tokenizer.chat_template = sources.chat_template(words)
     except (ValueError, OSError) as error:  # an unknown architecture, or code that the user has not allowed
         reason = " ".join(str(error).split())
         raise UserError(f"models.*.id={spec.id}: transformers cannot load it ({reason}).") from error
@@ -153,10 +162,11 @@ def _load(
     _loads += 1
     return Loaded(
         model=model,
-        tokenizer=before,
+        tokenizer=tokenizer,
         spec=spec,
         revision=revision(spec),
         dtype=dtype if spec.quantization == "none" else f"{spec.quantization} ({dtype})",
+        folder=folder,
         device=placement.device,
         load_s=time.perf_counter() - start,
         parameters=model.num_parameters(),

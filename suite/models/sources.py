@@ -22,6 +22,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 HUB_SKIPPED = ["*/*", "consolidated*"]  # other formats of the same weights
+NOT_LOADED = ("__metadata__", "talker.", "token2wav.")
 
 
 def folder(spec: ModelConfig) -> Path:
@@ -52,24 +53,26 @@ def tokenizer_folder(model_folder: Path) -> Path:
 
 def read_config(model_folder: Path) -> dict[str, Any]:
     """config.json of a model folder."""
-    path = model_folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
-    return dict(config)
+    return _read_json(model_folder / "config.json")
+
+
+def chat_template(model_folder: Path) -> str | None:
+    """The chat template that models of more than text keep in chat_template.json, where no tokenizer looks for it."""
+    path = model_folder / "chat_template.json"
+    return str(_read_json(path)["chat_template"]) if path.is_file() else None
 
 
 def weights_gb(model_folder: Path, bytes_per_weight: float) -> float:
     """Size in GB of a folder's weights once loaded in another precision, from the headers of its safetensors files.
 
-    Integer tensors are weights that are packed already: they keep their size.
+    Integer tensors are weights that are packed already: they keep their size. What speaks in a Qwen2.5-Omni is not
+    loaded, so it is not counted.
     """
     total = 0.0
     for shard in model_folder.glob("*.safetensors"):
         with shard.open("rb") as file:  # 8 bytes of length, then JSON
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for tensor in (value for name, value in header.items() if name != "__metadata__"):
+        for tensor in (value for name, value in header.items() if not name.startswith(NOT_LOADED)):
             first, last = tensor["data_offsets"]
             is_float = tensor["dtype"] in ("F64", "F32", "F16", "BF16")
             total += math.prod(tensor["shape"]) * bytes_per_weight if is_float else last - first
@@ -101,6 +104,13 @@ def located(spec: ModelConfig) -> Path:
         return _checked(path, spec)
     beside = [sibling.name for sibling in path.parent.iterdir() if sibling.is_dir()] if path.parent.is_dir() else []
     raise UserError(f"models.*.id={spec.id} is not a model folder or .gguf file.{nearest(path.name, beside)}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
 def _digest(*parts: object) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 from suite.hardware.machine import describe
 from suite.tracking.tracker import scrub
 
-PACKAGES = ("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "jieba", "soundfile", "soxr")
-PACKAGES += ("numpy", "bitsandbytes")
+PACKAGES = (
+    *("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "jieba", "soundfile", "soxr"),
+    *("numpy", "bitsandbytes"),
+)
 
 
 @cache

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Rules, speculate
 from edgecloud.gates import GATES
-from edgecloud.lm import CachedLM
+from edgecloud.lm import CachedLM, Prompt
 from edgecloud.metrics import GREEDY
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.schema import PromptsConfig
@@ -25,7 +25,8 @@ from suite.models.plan import Placement
 from suite.models.spec import ModelConfig
 
 PROMPTS = read_prompts(PromptsConfig().file(), None)
-RECORDED = {row["id"]: row for row in map(json.loads, GREEDY.read_text().splitlines())}
+ANSWERS = PromptsConfig().file().with_name(GREEDY)
+RECORDED = {row["id"]: row for row in map(json.loads, ANSWERS.read_text().splitlines())}
 LOSSLESS = Rules(k=4, gate=GATES["always"], threshold=0.0, verifier=VERIFIERS["lossless"])
 
 
@@ -49,7 +50,7 @@ def wrapped() -> tuple[CachedLM, CachedLM]:
 def ours(sample: Sample, tokens: int) -> list[int]:
     cloud = pair()["cloud"]
     ending = Ending(max_new_tokens=tokens, eos=frozenset([cloud.tokenizer.eos_token_id]))
-    prompt = encode(sample, cloud.tokenizer)
+    prompt = Prompt(tokens=encode(sample, cloud.tokenizer))
     return speculate(*wrapped(), prompt, LOSSLESS, ending, Sampling(), Luck(0, sample.id)).tokens
 
 
@@ -67,10 +68,8 @@ def test_lossless_text_is_the_clouds_own(sample: Sample):
 def test_edge_drafts_what_the_cloud_would_write_a_third_of_the_time():
     edge, cloud = wrapped()
     ending = Ending(max_new_tokens=32, eos=frozenset([2]))
-    outputs = [
-        speculate(edge, cloud, encode(sample, pair()["cloud"].tokenizer), LOSSLESS, ending, Sampling(), Luck(0, ""))
-        for sample in PROMPTS[:6]
-    ]
+    prompts = [Prompt(tokens=encode(sample, pair()["cloud"].tokenizer)) for sample in PROMPTS[:6]]
+    outputs = [speculate(edge, cloud, prompt, LOSSLESS, ending, Sampling(), Luck(0, "")) for prompt in prompts]
     accepted, tested = (sum(getattr(out.counters, name) for out in outputs) for name in ("accepted", "tested"))
     assert accepted / tested > 1 / 3
 

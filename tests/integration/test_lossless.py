@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgecloud import decode, gates, verify
 from edgecloud.decode import Ending, Rules, generate, speculate
-from edgecloud.lm import CachedLM
+from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
 from tests.tiny import VOCAB, FakeLM, Rule, fresh_logits, gpt2, llama, mistral, qwen2, related, short_head
 
@@ -71,8 +71,8 @@ def assert_equal_to_cloud_alone(names: list[str], count: int) -> None:
     accepted = tested = 0
     for name, seed, prompt, rules, ending in cases(names, count):
         edge, cloud = pair(name, seed)
-        out = speculate(edge, cloud, prompt, rules, ending, GREEDY, LUCK)
-        alone = generate(cloud, prompt, ending, GREEDY, LUCK, "cloud")
+        out = speculate(edge, cloud, Prompt(tokens=prompt), rules, ending, GREEDY, LUCK)
+        alone = generate(cloud, Prompt(tokens=prompt), ending, GREEDY, LUCK, "cloud")
         assert out.tokens == alone.tokens, (name, seed, prompt, rules, ending)
         accepted, tested = accepted + out.counters.accepted, tested + out.counters.tested
     assert 0.2 < accepted / tested < 0.9  # neither a draft that is never nor one that is always right
@@ -112,7 +112,7 @@ def test_greedy_is_token_identical_to_transformers_plain_and_assisted_in_200_cas
     models: dict[int, tuple[Any, Any]] = {}
     for _, seed, prompt, rules, ending in cases([name], 50):
         edge, cloud = models.setdefault(seed, PAIRS[name](seed))
-        out = speculate(*pair(name, seed), prompt, rules, ending, GREEDY, LUCK)
+        out = speculate(*pair(name, seed), Prompt(tokens=prompt), rules, ending, GREEDY, LUCK)
         assert out.tokens == theirs(cloud, prompt, ending)
         assert out.tokens == theirs(cloud, prompt, ending, edge)
 
@@ -178,7 +178,7 @@ def always(k: int, verifier: verify.Verifier = verify.lossless) -> Rules:
 
 def speculated(rules: Rules, sampling: Sampling, edge: FakeLM, cloud: FakeLM) -> Callable[[Luck], list[int]]:
     ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
-    return lambda luck: speculate(edge, cloud, PROMPT, rules, ending, sampling, luck).tokens
+    return lambda luck: speculate(edge, cloud, Prompt(tokens=PROMPT), rules, ending, sampling, luck).tokens
 
 
 SETTINGS = [(1, SAMPLED), (2, SAMPLED), (3, SAMPLED), (2, Sampling(temperature=0.6, top_p=0.85))]
@@ -194,10 +194,11 @@ def test_sampled_outputs_have_the_clouds_exact_distribution(k: int, sampling: Sa
 def test_the_cloud_alone_has_its_own_exact_distribution() -> None:
     _, cloud = five_words()
     ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
-    alone = p_value(
-        lambda luck: generate(cloud, PROMPT, ending, SAMPLED, luck, "cloud").tokens, exact(cloud, SAMPLED), draws=4000
-    )
-    assert alone > 0.001
+
+    def alone(luck: Luck) -> list[int]:
+        return generate(cloud, Prompt(tokens=PROMPT), ending, SAMPLED, luck, "cloud").tokens
+
+    assert p_value(alone, exact(cloud, SAMPLED), draws=4000) > 0.001
 
 
 class BonusFromEdge(FakeLM):

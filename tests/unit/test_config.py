@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import launch
-from edgecloud.schema import PromptsConfig, SpecDecConfig
+from edgecloud.schema import SpecDecConfig, VoicesConfig
 from suite.config import CONF, RunConfig, explain, identity, plain, typed
 from suite.errors import ConfigError, UserError
 from suite.models.spec import ModelConfig
@@ -26,11 +26,17 @@ def composer() -> Iterator[Compose]:
         yield lambda *overrides: compose("config", list(overrides))
 
 
-def test_the_default_is_the_reference_method_on_the_embedded_pair(compose: Compose) -> None:
+def test_the_default_is_the_reference_method_on_the_embedded_audio_pair(compose: Compose) -> None:
     config = typed(compose())
     assert isinstance(config, RunConfig)
     assert isinstance(config.task, SpecDecConfig)
-    assert isinstance(config.dataset, PromptsConfig)
+    assert isinstance(config.dataset, VoicesConfig)
+    assert (config.models["edge"].id, config.models["cloud"].id) == ("omni_tiny/edge", "omni_tiny/cloud")
+    assert (config.dataset.caption_type, config.dataset.language, config.dataset.prompt_type) == (
+        "original",
+        "chinese",
+        "default",
+    )
     assert (config.task.method, config.task.k, config.task.entropy_threshold, config.task.rank_threshold) == (
         "specdec",
         3,
@@ -120,7 +126,10 @@ def test_what_cannot_be_composed(compose: Compose, override: str, sentence: str 
         (["task.verification=exact"], "task.verification=exact is not one of lossless, rank."),
         (["task.stop=['']"], "task.stop holds an empty text, which would end every output at once; remove it."),
         (["dataset.max_samples=0"], "dataset.max_samples=0 must be at least 1."),
-        (["dataset.path=no.jsonl"], "dataset.path=no.jsonl does not exist; give a JSON Lines file of prompts."),
+        (
+            ["dataset=prompts", "dataset.path=no.jsonl"],
+            "dataset.path=no.jsonl does not exist; give a JSON Lines file of prompts.",
+        ),
         (["seed=-1"], "seed=-1 must be between 0 and 9.22337e+18."),
         (["output_name=a/b"], "output_name=a/b must be letters, digits, '.', '_' or '-' only."),
         (["models.cloud.source=hup"], "models.*.source=hup is not one of hub, path, wheel, zoo. Did you mean 'hub'?"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgecloud import gates, verify
 from edgecloud.counters import SOURCES, Counters
 from edgecloud.decode import Ending, Output, Rules, speculate
+from edgecloud.lm import Prompt
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.verify import Drafted, Verification, Verifier
 from tests.tiny import FakeLM, Rule
@@ -28,8 +29,8 @@ def trigram(table: torch.Tensor) -> Rule:
 class SpyLM(FakeLM):
     """Notes, per question, what stood in the cache and what was asked."""
 
-    def reset(self) -> None:
-        super().reset()
+    def reset(self, audio: dict[str, torch.Tensor] | None = None) -> None:
+        super().reset(audio)
         self.asked: list[tuple[int, int, int]] = []
         """(positions kept, sequence length, rows wanted) of every call."""
 
@@ -78,7 +79,7 @@ def decoded(
     prompt: list[int], how: Rules, ending: Ending, sampling: Sampling, luck: int
 ) -> tuple[Output, SpyLM, SpyLM]:
     edge, cloud = SpyLM(trigram(NEAR), WORDS), SpyLM(trigram(TABLE), WORDS)
-    return speculate(edge, cloud, prompt, how, ending, sampling, Luck(luck, "s")), edge, cloud
+    return speculate(edge, cloud, Prompt(tokens=prompt), how, ending, sampling, Luck(luck, "s")), edge, cloud
 
 
 any_case = given(prompt=prompts, how=rules, ending=endings, sampling=samplings, luck=st.integers(0, 50))

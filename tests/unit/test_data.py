@@ -140,25 +140,25 @@ def test_a_prompt_without_tokens_is_a_sentence() -> None:
         encode(Sample(id="a", prompt="tre"), FakeTokenizer())
 
 
-# ---- the cloud's own answers, recorded for the embedded data and the embedded cloud alone ----
+# ---- the cloud's own answers, recorded beside the data for one cloud alone ----
 
 SHA = "a" * 64
 
 
 @pytest.mark.parametrize(
-    ("cloud", "path", "known"),
+    ("cloud", "known"),
     [
-        ({"source": "wheel", "id": "x==1", "file": "f", "sha256": SHA}, None, True),
-        ({"source": "wheel", "id": "x==1", "file": "f", "sha256": "b" * 64}, None, False),
+        ({"source": "wheel", "id": "x==1", "file": "f", "sha256": SHA}, True),
+        ({"source": "wheel", "id": "x==1", "file": "f", "sha256": "b" * 64}, False),
         # models.cloud.source=path models.cloud.id=DIR leaves the checksum of the default in the settings
-        ({"source": "path", "id": "DIR", "file": "f", "sha256": SHA}, None, False),
-        ({"source": "wheel", "id": "x==1", "file": "f", "sha256": SHA}, "own.jsonl", False),
+        ({"source": "path", "id": "tests", "file": "f", "sha256": SHA}, False),
     ],
 )
 def test_greedy_answers_are_only_used_for_the_model_that_gave_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cloud: dict[str, str], path: str | None, known: bool
+    tmp_path: Path, cloud: dict[str, str], known: bool
 ) -> None:
-    monkeypatch.setattr(metrics, "GREEDY", write(tmp_path / "g.jsonl", {"id": "a", "model_sha256": SHA, "tokens": [1]}))
-    own = None if path is None else str(write(tmp_path / path, {"id": "a", "prompt": "x"}))
-    config = RunConfig(task=None, dataset=PromptsConfig(path=own), models={"cloud": ModelConfig(**cloud)})
+    prompts = write(tmp_path / "own.jsonl", {"id": "a", "prompt": "x"})
+    config = RunConfig(task=None, dataset=PromptsConfig(path=str(prompts)), models={"cloud": ModelConfig(**cloud)})
+    assert metrics.greedy_references(config) == {}
+    write(tmp_path / metrics.GREEDY, {"id": "a", "model_sha256": SHA, "tokens": [1]})
     assert set(metrics.greedy_references(config)) == ({"a"} if known else set())

@@ -10,7 +10,7 @@ import torch
 
 from edgecloud import gates, verify
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
-from edgecloud.lm import CachedLM
+from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
 from suite.errors import UserError
 from tests.tiny import VOCAB, FakeLM, llama, related, script, short_head
@@ -25,7 +25,8 @@ def run(edge: CachedLM, cloud: CachedLM, *, sampling: Sampling | None = None, lu
     end: dict[str, Any] = {"max_new_tokens": 12, "eos": frozenset({EOS}), "stop": None}
     for name, value in changes.items():
         (how if name in how else end)[name] = value
-    return speculate(edge, cloud, PROMPT, Rules(**how), Ending(**end), sampling or Sampling(), Luck(luck, "s"))
+    prompt = Prompt(tokens=PROMPT)
+    return speculate(edge, cloud, prompt, Rules(**how), Ending(**end), sampling or Sampling(), Luck(luck, "s"))
 
 
 def scripted(edge: list[int], cloud: list[int], **changes: Any) -> Output:
@@ -189,7 +190,7 @@ def test_vocab_size_mismatch_is_cut_to_the_shared_size(sampling: Sampling, edge_
     if sampling.greedy:
         alone = generate(
             CachedLM(cloud, vocab=40),
-            PROMPT,
+            Prompt(tokens=PROMPT),
             Ending(max_new_tokens=60, eos=frozenset({EOS})),
             sampling,
             Luck(0, "s"),
@@ -230,7 +231,7 @@ def test_a_short_headed_cloud_is_refused_unless_it_answers_by_token_id() -> None
     with pytest.raises(UserError, match="transformers"):
         run(CachedLM(llama(5)), CachedLM(head))
     cloud = CachedLM(head, engine="transformers")
-    alone = generate(cloud, PROMPT, Ending(max_new_tokens=12), Sampling(), Luck(0, "s"), "cloud")
+    alone = generate(cloud, Prompt(tokens=PROMPT), Ending(max_new_tokens=12), Sampling(), Luck(0, "s"), "cloud")
     assert run(CachedLM(llama(5)), cloud, eos=frozenset()).tokens == alone.tokens
 
 
@@ -251,7 +252,7 @@ def test_threshold_infinity_is_the_edge_alone_without_a_cloud_call(sampling: Sam
         edge, cloud = pair(seed)
         out = run(edge, cloud, sampling=sampling, k=k, gate=gates.entropy, threshold=math.inf, max_new_tokens=20)
         ending = Ending(max_new_tokens=20, eos=frozenset({EOS}))
-        alone = generate(edge, PROMPT, ending, sampling, Luck(0, "s"), "edge")
+        alone = generate(edge, Prompt(tokens=PROMPT), ending, sampling, Luck(0, "s"), "edge")
         assert (out.tokens, out.sources) == (alone.tokens, alone.sources)
         assert out.entropies == pytest.approx(alone.entropies, abs=1e-4)
         assert (out.counters.rounds, out.counters.seen, cloud.computed, out.cloud_s) == (0, 0, 0, 0.0)
@@ -301,7 +302,8 @@ def test_rank_of_the_whole_vocabulary_accepts_everything(sampling: Sampling) -> 
 def test_generate_greedy_follows_the_model_and_says_who() -> None:
     for source in ("edge", "cloud"):
         model = FakeLM(script(PROMPT, [5, 6, 7, EOS]))
-        out = generate(model, PROMPT, Ending(max_new_tokens=9, eos=frozenset({EOS})), Sampling(), Luck(0, "s"), source)
+        ending = Ending(max_new_tokens=9, eos=frozenset({EOS}))
+        out = generate(model, Prompt(tokens=PROMPT), ending, Sampling(), Luck(0, "s"), source)
         assert (out.tokens, out.sources) == ([5, 6, 7, EOS], [source] * 4)
         assert [nats is None for nats in out.entropies] == [source == "cloud"] * 4
         assert model.computed == len(PROMPT) + 3

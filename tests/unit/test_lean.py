@@ -9,7 +9,7 @@ import torch
 
 from edgecloud import lean
 from edgecloud.lean import LeanLlama, lean_supports
-from tests.tiny import fresh_logits, gpt2, llama, mistral, qwen2, short_head
+from tests.tiny import fresh_logits, gpt2, llama, mistral, qwen2, short_head, thinker
 
 HEAD = list(range(1, 40, 3))
 MODELS = {
@@ -20,6 +20,8 @@ MODELS = {
     "llama, other rope base": lambda: llama(5, rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
     "qwen2": lambda: qwen2(6),
     "qwen2, one group": lambda: qwen2(7, num_key_value_heads=1),
+    "thinker": lambda: thinker(11),
+    "thinker, one group": lambda: thinker(12, num_key_value_heads=1),
 }
 TOKENS = torch.randint(0, 40, (720,), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -86,7 +88,8 @@ def with_odd_projection(model: Any, part: str, name: str) -> Any:
     class FakeAdapter(torch.nn.Linear):
         pass
 
-    block = model if part == "" else getattr(model.model.layers[1], part)
+    body = getattr(model.model, "language_model", model.model)
+    block = model if part == "" else getattr(body.layers[1], part)
     old = getattr(block, name)
     setattr(block, name, FakeAdapter(old.in_features, old.out_features, bias=old.bias is not None))
     return model
@@ -115,6 +118,10 @@ UNSUPPORTED = {
     "adapter on o": lambda: with_odd_projection(llama(1), "self_attn", "o_proj"),
     "adapter on down": lambda: with_odd_projection(llama(1), "mlp", "down_proj"),
     "adapter on the head": lambda: with_odd_projection(llama(1), "", "lm_head"),
+    "linear rope of a thinker": lambda: thinker(1, rope_parameters=SCALED | {"mrope_section": [1, 1, 1]}),
+    "gelu of a thinker": lambda: thinker(1, hidden_act="gelu"),
+    "sliding thinker": lambda: thinker(1, use_sliding_window=True, sliding_window=4, max_window_layers=0),
+    "adapter on q of a thinker": lambda: with_odd_projection(thinker(1), "self_attn", "q_proj"),
 }
 
 

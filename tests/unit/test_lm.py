@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from edgecloud.lean import LeanLlama
 from edgecloud.lm import CachedLM, TransformersEngine
 from suite.errors import UserError
-from tests.tiny import FakeLM, fresh_logits, gpt2, llama, mistral, qwen2, script, short_head
+from tests.tiny import FakeLM, fresh_logits, gpt2, llama, mistral, qwen2, script, short_head, thinker
 
 MODELS = {
     "llama": lambda: llama(1),
     "qwen2": lambda: qwen2(2),
     "gpt2": lambda: gpt2(3),
     "sliding mistral": lambda: mistral(4, sliding_window=5),
+    "thinker": lambda: thinker(5),  # on text; tests/unit/test_omni.py lets it hear
 }
-CASES = [("llama", "lean"), ("qwen2", "lean"), *((name, "transformers") for name in MODELS)]
+CASES = [("llama", "lean"), ("qwen2", "lean"), ("thinker", "lean"), *((name, "transformers") for name in MODELS)]
 tokens = st.integers(0, 39)
 # one step of a walk: drop so many from the end, append these, ask for the logits after so many of the last
 steps = st.lists(
