@@ -33,7 +33,6 @@ HEADLINE: dict[type[PromptsConfig | VoicesConfig], list[str]] = {
         "cider",
         "bleu",
         "emotion_accuracy",
-        "bertscore_f1",
         "agreement",
         "otps",
         "ttft_ms",

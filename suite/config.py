@@ -97,6 +97,12 @@ def typed(cfg: DictConfig) -> RunConfig:
         key = str(error).split("'")[1]
         raise ConfigError(f"There is no option '{key}' to add with +; drop it.") from error
     assert isinstance(config, RunConfig)
+    for name, model in config.models.items():
+        if isinstance(model, dict):  # added with `+models.NAME={...}`, where no schema stands
+            try:
+                config.models[name] = ModelConfig(**model)
+            except TypeError as error:
+                raise ConfigError(f"models.{name}: {error}; `--cfg job` shows the options of a model.") from error
     return config
 
 

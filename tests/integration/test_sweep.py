@@ -75,7 +75,7 @@ def test_a_finished_job_in_the_middle_keeps_its_place(here: Here, pair: TinyPair
         ["task={k:4,method:cloud}"],
         ["models.edge.id='0123'", "output_name=1e3"],
         ["hardware=iphone15_cpu", "hardware.max_cpu_cores=1", "hardware@task.cloud_hardware=g100"],
-        ["hardware.max_cpu_cores=1", "experiment=specdec_phone", "~models.scorer"],
+        ["hardware.max_cpu_cores=1", "experiment=specdec_phone", "~models.cloud"],
         ["dataset.path=null", "+models.spare.id=x", "seed=1", "seed=2"],
     ],
 )

@@ -191,11 +191,12 @@ def test_whatever_can_change_a_number_changes_the_fingerprint(compose: Any) -> N
         "models.cloud.dtype=float32",
         "models.edge.revision=v1",
         "dataset.max_samples=7",
-        "dataset.language=chinese",
+        "dataset.language=english",
+        "dataset.caption_type=audio_only",
         "hardware=h100",
         "hardware.max_cpu_cores=1",
         "gpu_mode=single",
-        "~models.scorer",
+        "models.edge.quantization=8bit",
     ]
     marks = [fingerprint(identity(compose(*change)), MODELS, DATA) for change in [[], *([one] for one in changes)]]
     marks += [fingerprint(identity(compose()), {**MODELS, "edge": "4" * 40}, DATA)]

@@ -26,7 +26,7 @@ from suite.config import CONF
 from suite.errors import UserError
 from suite.hardware.machine import allowed_cores
 from suite.models.spec import ModelConfig
-from zoo.omni_tiny import clips, corpus, greedy, model, train
+from zoo.omni_tiny import card, clips, corpus, greedy, model, train
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ HERE = Path(__file__).parent
 CLIPS = {"train": 30_000, "test": 1000}
 SHIPPED = 160
 SCHEDULES = {
-    "cloud": train.Schedule(ears=3200, whole=2400, peak_lr=1.5e-3),
-    "edge": train.Schedule(ears=2000, whole=2500, peak_lr=2e-3),
+    "cloud": train.Schedule(ears=3200, whole=3600, peak_lr=1.5e-3),
+    "edge": train.Schedule(ears=1200, whole=1500, peak_lr=2e-3),
     "deaf": train.Schedule(ears=0, whole=800, peak_lr=2e-3),
 }
 
@@ -63,24 +63,20 @@ def fit(name: str, workdir: Path, target: Path, schedule: train.Schedule, count:
 
 
 def measure(workdir: Path, target: Path, manifest: Path, name: str) -> None:
-    """Caption the clips of a manifest with every method; the records stay in the work folder, the table in `target`."""
-    models = [f"models.{role}.source=path" for role in ("edge", "cloud")]
-    common = ["task=specdec", "models=omni_tiny", "dataset=voices", f"dataset.path={manifest}", *models]
-    both = [f"models.edge.id={target / 'edge'}", f"models.cloud.id={target / 'cloud'}"]
-    deaf = [f"models.edge.id={workdir / 'deaf'}", f"models.cloud.id={target / 'cloud'}"]
-    lossless = ["task.method=specdec", "task.gate=always", "task.verification=lossless"]
-    sweep = workdir / f"measured-{name}"
+    """Caption the clips of a manifest with every model; the tables go to `<name>-<run>.csv` in the work folder."""
+    common = ["task=specdec", "models=omni_tiny", "dataset=voices", f"dataset.path={manifest}"]
+    common += ["dataset.language=chinese,english", "dataset.caption_type=original,audio_only"]
+    common += [f"models.{role}.source=path" for role in ("edge", "cloud")] + [f"models.cloud.id={target / 'cloud'}"]
     runs = {
-        "pair": ["task.method=cloud,edge", *both],
-        "lossless": [*lossless, *both],
-        "deaf": ["task.method=edge", *deaf],
+        "pair": ["task.method=cloud,edge", f"models.edge.id={target / 'edge'}"],
+        "lossless": ["task.gate=always", "task.verification=lossless", f"models.edge.id={target / 'edge'}"],
+        "deaf": ["task.method=edge", f"models.edge.id={workdir / 'deaf'}"],
     }
     for run, overrides in runs.items():
-        folder = f"hydra.sweep.dir={sweep / run}"
-        command = [sys.executable, "launch.py", "-m", *common, *overrides, folder]
-        command += ["dataset.language=chinese,english", "dataset.caption_type=original,audio_only"]
+        folder = workdir / f"measured-{name}-{run}"
+        command = [sys.executable, "launch.py", "-m", *common, *overrides, f"hydra.sweep.dir={folder}"]
         subprocess.run(command, check=True, cwd=CONF.parent)
-        shutil.copy(sweep / run / "table.csv", target / f"{name}-{run}.csv")
+        shutil.copy(folder / "table.csv", workdir / f"{name}-{run}.csv")
 
 
 def build(workdir: Path, *, quick: bool) -> None:
@@ -106,3 +102,5 @@ def build(workdir: Path, *, quick: bool) -> None:
     greedy.write(quick_cloud if quick else ModelConfig(source="zoo", id="omni_tiny/cloud"), target / "clips")
     measure(workdir, target, target / "clips" / "manifest.json", "shipped")
     measure(workdir, target, clips.write(workdir / "test", counts["test"]), "test")
+    if not quick:
+        card.write(HERE, workdir, HERE / "CARD.md")

@@ -192,9 +192,8 @@ def train(
         seen.append([*shown, *right.tolist()])
         step += 1
         if step % SAVE_EVERY == 0 or step == total:
-            mean = np.array(seen).mean(0)
-            names = ["ears_loss", "caption_loss", *corpus.LABELS]
-            curve.append({"step": step, **{k: round(float(v), 4) for k, v in zip(names, mean, strict=True)}})
+            mean = zip(["ears_loss", "caption_loss", *corpus.LABELS], np.array(seen).mean(0), strict=True)
+            curve.append({"step": step, **{name: round(float(x), 4) for name, x in mean if x == x}})
             log.info("%s (%.2f s a step)", curve[-1], (time.perf_counter() - started) / len(seen))
             state = {"model": both.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "curve": curve}
             torch.save(state, partial := checkpoint.with_suffix(".partial"))
