@@ -24,7 +24,7 @@ def ears(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     models = [f"models.{name}.source=path" for name in ("edge", "cloud")]
     models += [f"models.{name}.id={folder / name}" for name in ("edge", "cloud")]
     exact = ["hardware.dtype=float32", "task.cloud_hardware.dtype=float32", "task.max_new_tokens=24"]
-    return [*models, "~models.scorer", *exact]
+    return [*models, *exact]
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_clips_for_a_model_of_text_are_refused_at_once(
     def models(edge: list[str], cloud: list[str]) -> list[str]:
         chosen = [one for one in edge if one.startswith("models.edge.")]
         chosen += [one for one in cloud if one.startswith("models.cloud.")]
-        return [*chosen, "~models.scorer", "dataset=voices", f"dataset.path={manifest}"]
+        return [*chosen, "dataset=voices", f"dataset.path={manifest}"]
 
     for method in ("specdec", "cloud"):
         answer = here(*models(pair.arguments, pair.arguments), f"task.method={method}")
@@ -141,9 +141,8 @@ def test_clips_for_a_model_of_text_are_refused_at_once(
 def test_a_scorer_that_cannot_be_had_is_told_before_the_decoding(
     here: Here, ears: list[str], manifest: Path, tmp_path: Path
 ) -> None:
-    scorer = ["models.scorer.source=path", f"models.scorer.id={tmp_path / 'no-bert'}"]
-    given = [one for one in ears if one != "~models.scorer"]
-    answer = here(*given, *scorer, "dataset=voices", f"dataset.path={manifest}")
+    scorer = f"+models.scorer={{source: path, id: {tmp_path / 'no-bert'}}}"
+    answer = here(*ears, scorer, "dataset=voices", f"dataset.path={manifest}")
     assert answer.code == 1
     assert "no-bert is not a model folder" in answer.err + answer.out
     assert "".join(path.read_text() for path in here.folder.glob("outputs/*/*/samples.jsonl")) == ""

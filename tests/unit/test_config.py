@@ -43,9 +43,7 @@ def test_the_default_is_the_reference_method_on_the_embedded_audio_pair(compose:
         1.5,
         3,
     )
-    assert {name: type(model) for name, model in config.models.items()} == dict.fromkeys(
-        ("edge", "cloud", "scorer"), ModelConfig
-    )
+    assert {name: type(model) for name, model in config.models.items()} == dict.fromkeys(("edge", "cloud"), ModelConfig)
     assert (config.hardware.name, config.task.cloud_hardware.name, config.tracker.name) == ("local", "local", "none")
     assert config.seed == 42
 
@@ -137,6 +135,7 @@ def test_what_cannot_be_composed(compose: Compose, override: str, sentence: str 
         (["task.cloud_hardware.max_cpu_cores=0"], "hardware.max_cpu_cores=0 must be at least 1."),
         (["+foo=1"], "There is no option 'foo' to add with +; drop it."),
         (["+task.foo=1"], "There is no option 'foo' to add with +; drop it."),
+        (["+models.scorer={source: path, idd: x}"], None),
         (["~dataset"], None),
     ],
 )
@@ -169,3 +168,9 @@ def test_identity_leaves_out_what_changes_no_number(compose: Compose) -> None:
 
 def test_explain_passes_our_own_sentences_on() -> None:
     assert explain(UserError("As it is.")) == "As it is."
+
+
+def test_a_model_can_be_added_to_a_run(compose: Compose) -> None:
+    assert typed(compose("+models.scorer={source: path, id: bert}")).models["scorer"] == ModelConfig(
+        source="path", id="bert"
+    )

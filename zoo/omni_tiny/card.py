@@ -15,18 +15,17 @@ RUNS = ("pair", "deaf")  # tables that hold the models to compare
 
 
 def write(folder: Path, measured: Path, card: Path) -> None:
-    """Fill the blocks `test`, `shipped`, `acceptance` and `curves` of the card.
+    """Fill the blocks `test`, `acceptance` and `curves` of the card.
 
     Args:
         folder: with curves.json.
-        measured: with `<set>-<run>.csv`, the tables of the measured sweeps.
+        measured: with `<run>.csv`, the tables of the measured sweeps.
         card: the file to change.
     """
     text = card.read_text(encoding="utf-8")
-    for name in ("test", "shipped"):
-        tables = [pd.read_csv(measured / f"{name}-{run}.csv").assign(run=run) for run in RUNS]
-        text = replaced(text, name, "\n".join(_quality(pd.concat(tables))))
-    lossless = pd.read_csv(measured / "test-lossless.csv")
+    tables = [pd.read_csv(measured / f"{run}.csv").assign(run=run) for run in RUNS]
+    text = replaced(text, "test", "\n".join(_quality(pd.concat(tables))))
+    lossless = pd.read_csv(measured / "lossless.csv")
     text = replaced(text, "acceptance", "\n".join(_acceptance(lossless)))
     curves = json.loads((folder / "curves.json").read_text())
     text = replaced(text, "curves", "\n".join(_curves(curves)))

@@ -31,7 +31,7 @@ from zoo.omni_tiny import card, clips, corpus, greedy, model, train
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-CLIPS = {"train": 30_000, "test": 1000}
+CLIPS = {"train": 30_000, "test": 300}
 SHIPPED = 160
 SCHEDULES = {
     "cloud": train.Schedule(ears=3200, whole=3600, peak_lr=1.5e-3),
@@ -62,8 +62,8 @@ def fit(name: str, workdir: Path, target: Path, schedule: train.Schedule, count:
     return curve
 
 
-def measure(workdir: Path, target: Path, manifest: Path, name: str) -> None:
-    """Caption the clips of a manifest with every model; the tables go to `<name>-<run>.csv` in the work folder."""
+def measure(workdir: Path, target: Path, manifest: Path) -> None:
+    """Caption the clips of a manifest with every model; the tables go to `<run>.csv` in the work folder."""
     common = ["task=specdec", "models=omni_tiny", "dataset=voices", f"dataset.path={manifest}"]
     common += ["dataset.language=chinese,english", "dataset.caption_type=original,audio_only"]
     common += [f"models.{role}.source=path" for role in ("edge", "cloud")] + [f"models.cloud.id={target / 'cloud'}"]
@@ -73,10 +73,10 @@ def measure(workdir: Path, target: Path, manifest: Path, name: str) -> None:
         "deaf": ["task.method=edge", f"models.edge.id={workdir / 'deaf'}"],
     }
     for run, overrides in runs.items():
-        folder = workdir / f"measured-{name}-{run}"
+        folder = workdir / f"measured-{run}"
         command = [sys.executable, "launch.py", "-m", *common, *overrides, f"hydra.sweep.dir={folder}"]
         subprocess.run(command, check=True, cwd=CONF.parent)
-        shutil.copy(folder / "table.csv", workdir / f"{name}-{run}.csv")
+        shutil.copy(folder / "table.csv", workdir / f"{run}.csv")
 
 
 def build(workdir: Path, *, quick: bool) -> None:
@@ -100,7 +100,6 @@ def build(workdir: Path, *, quick: bool) -> None:
     clips.write(target / "clips", min(SHIPPED, counts["test"]))
     quick_cloud = ModelConfig(source="path", id=str(target / "cloud"))
     greedy.write(quick_cloud if quick else ModelConfig(source="zoo", id="omni_tiny/cloud"), target / "clips")
-    measure(workdir, target, target / "clips" / "manifest.json", "shipped")
-    measure(workdir, target, clips.write(workdir / "test", counts["test"]), "test")
+    measure(workdir, target, clips.write(workdir / "test", counts["test"]))
     if not quick:
         card.write(HERE, workdir, HERE / "CARD.md")
