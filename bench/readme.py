@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = "docs/specdec_tuning.svg"
 PREPARE = (
     "launch.py -m experiment=specdec_tuning",
-    f"-m suite report --plot cloud_call_rate,agreement --figure {PICTURE}",
+    f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
     "launch.py -m experiment=specdec_three_way",
 )
 BLOCKS = {"run": "-m suite table", "bench": "-m bench.specdec"}

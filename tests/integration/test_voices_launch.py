@@ -48,7 +48,6 @@ def test_clips_are_heard_captioned_and_scored(here: Here, ears: list[str], manif
         "cider",
         "bleu",
         "emotion_accuracy",
-        "bertscore_f1",
         "agreement",
         "otps",
         "ttft_ms",

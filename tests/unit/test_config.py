@@ -86,7 +86,7 @@ TOP = "Known: dataset, gpu_mode, hardware, models, output_name, retry_failed, se
             "There is no option 'models.cloud.revison'. Did you mean 'revision'? "
             "Known: dtype, file, id, quantization, revision, sha256, source, trust_remote_code.",
         ),
-        ("models.clod.id=x", "There is no option 'models.clod'. Did you mean 'cloud'? Known: cloud, edge, scorer."),
+        ("models.clod.id=x", "There is no option 'models.clod'. Did you mean 'cloud'? Known: cloud, edge."),
         ("sead=1", f"There is no option 'sead'. Did you mean 'seed'? {TOP}"),
         ("hardwar=h100", f"There is no option 'hardwar'. Did you mean 'hardware'? {TOP}"),
         (
