@@ -23,8 +23,8 @@ def write(folder: Path, measured: Path, card: Path) -> None:
         card: the file to change.
     """
     text = card.read_text(encoding="utf-8")
-    tables = [pd.read_csv(measured / f"{run}.csv").assign(run=run) for run in RUNS]
-    text = replaced(text, "test", "\n".join(_quality(pd.concat(tables))))
+    tables = pd.concat([pd.read_csv(measured / f"{run}.csv") for run in RUNS], keys=RUNS, names=["run"])
+    text = replaced(text, "test", "\n".join(_quality(tables)))
     lossless = pd.read_csv(measured / "lossless.csv")
     text = replaced(text, "acceptance", "\n".join(_acceptance(lossless)))
     curves = json.loads((folder / "curves.json").read_text())
@@ -35,18 +35,18 @@ def write(folder: Path, measured: Path, card: Path) -> None:
 def _quality(table: pd.DataFrame) -> Iterable[str]:
     """Every model on every kind of caption: the value and its 95 % interval."""
     yield f"n = {table['n'].min()}    " + "".join(f"{title:<24}" for title in METRICS.values())
-    for _, rows in table.groupby(["dataset.language", "dataset.caption_type"]):
+    for _, rows in table.groupby(["language", "caption_type"]):
         first = rows.iloc[0]
-        yield f"{first['dataset.language']}, {first['dataset.caption_type']}"
-        for _, row in rows.sort_values(["run", "method"]).iterrows():
-            name = "deaf" if row["run"] == "deaf" else row["method"]
+        yield f"{first['language']}, {first['caption_type']}"
+        for (run, _), row in rows.iterrows():
+            name = "deaf" if run == "deaf" else row["method"]
             yield f"  {name:<9}" + "".join(f"{_interval(row, metric):<24}" for metric in METRICS)
 
 
 def _acceptance(table: pd.DataFrame) -> Iterable[str]:
     """Of the drafted tokens that the cloud looked at, how many it kept."""
     for _, row in table.iterrows():
-        kind = f"{row['dataset.language']}, {row['dataset.caption_type']}"
+        kind = f"{row['language']}, {row['caption_type']}"
         yield f"{kind:<22}{_interval(row, 'acceptance_rate')} of tested tokens kept"
 
 
