@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgecloud.instructions import CAPTION_TYPES, LANGUAGES, PROMPT_TYPES
+from edgecloud.instructions import CAPTION_TYPES, LANGUAGES
 from edgecloud.manifest import main as check_manifest
 from edgecloud.manifest import read_manifest
 from edgecloud.metrics import names_emotion
@@ -15,10 +15,10 @@ from suite.paths import zoo_dir
 from suite.rng import generator
 from zoo.omni_tiny import corpus
 from zoo.omni_tiny.captions import Scene, caption
+from zoo.omni_tiny.model import ASKED
 from zoo.omni_tiny.speech import EMOTIONS, HELD_OUT_VOICES, VOICES
 
 CLIPS = zoo_dir() / "omni_tiny" / "clips" / "manifest.json"
-ASKED = list(itertools.product(CAPTION_TYPES, LANGUAGES, PROMPT_TYPES))
 
 
 def scenes():

@@ -5,7 +5,6 @@ Its greedy text in float32 by transformers' own `generate`, so that neither our 
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 
 from edgecloud.audio import read_clip
-from edgecloud.instructions import CAPTION_TYPES, LANGUAGES, PROMPT_TYPES, instruction
+from edgecloud.instructions import instruction
 from edgecloud.manifest import read_manifest
 from edgecloud.omni import AudioProcessor, audio_prompt
 from suite.models.revision import revision
 from suite.models.sources import located
 from suite.models.spec import ModelConfig
+from zoo.omni_tiny.model import ASKED
 
 NEW_TOKENS = 64
 
@@ -34,7 +34,7 @@ def write(cloud: ModelConfig, clips: Path) -> None:
     with (clips / "greedy.jsonl").open("w", encoding="utf-8") as file:
         for item in manifest.items:
             wave = read_clip(manifest.clip(item))
-            for key in itertools.product(CAPTION_TYPES, LANGUAGES, PROMPT_TYPES):
+            for key in ASKED:
                 row = {"id": item.id, **dict(zip(("caption_type", "language", "prompt_type"), key, strict=True))}
                 row |= _caption(model, processor, wave, instruction(*key)) | {"model_sha256": revision(cloud)}
                 file.write(json.dumps(row) + "\n")

@@ -7,6 +7,7 @@ apart. What each pitfall is: `depth=0` keeps a vision tower without weights (Non
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from zoo.omni_tiny.captions import caption
 
 MEL_BINS, HOP, WINDOW = 128, 320, 800
 VOCABULARY = 1024
+ASKED = list(itertools.product(CAPTION_TYPES, LANGUAGES, PROMPT_TYPES))  # every instruction there is
 SPECIAL = {
     "audio_token": "<|AUDIO|>",
     "audio_bos_token": "<|audio_bos|>",
@@ -55,13 +57,13 @@ def tokenizer() -> Any:
 
     from zoo.omni_tiny import corpus
 
-    texts = [instruction(*key) for key in _keys()]
+    texts = [instruction(*key) for key in ASKED]
     for number in range(4000):
         rng = generator(corpus.SEED, "words", number)
         labels = [int(rng.integers(n)) for n in corpus.LABELS.values()]
         labels[1] = 0 if labels[0] == 0 else max(labels[1], 1)
         told = corpus.told(np.array(labels))
-        texts += [caption(told, *key, rng) for key in _keys()]
+        texts += [caption(told, *key, rng) for key in ASKED]
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"[\u4e00-\u9fff]| ?[A-Za-z]+|[^\w\s]|\s"), behavior="isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -81,10 +83,6 @@ def tokenizer() -> Any:
     )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def _keys() -> list[tuple[str, str, str]]:
-    return [(c, lang, p) for c in CAPTION_TYPES for lang in LANGUAGES for p in PROMPT_TYPES]
 
 
 def config(size: str, tok: Any) -> Any:

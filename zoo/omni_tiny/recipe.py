@@ -1,6 +1,6 @@
 """Rebuild `zoo/omni_tiny`: synthesise clips, train both thinkers, pack the held-out clips, measure with the suite.
 
-    python -m zoo build omni_tiny           about 2 hours on 2 cores, minutes of it with a GPU; killed, it goes on
+    python -m zoo build omni_tiny           about 85 minutes on 2 cores; no GPU was tried; killed, it goes on
     python -m zoo build omni_tiny --quick   the same steps in miniature, into the work folder only
 
 Needs espeak-ng (`apt install espeak-ng`). The steps are corpus.py (speech.py, captions.py), train.py and clips.py; a

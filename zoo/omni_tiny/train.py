@@ -24,6 +24,7 @@ from edgecloud.instructions import CAPTION_TYPES, LANGUAGES, PROMPT_TYPES, instr
 from suite.rng import generator
 from zoo.omni_tiny import corpus
 from zoo.omni_tiny.captions import caption
+from zoo.omni_tiny.model import ASKED
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Words:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.prompts = tokenizer, {}
         self.audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-        for key in [(c, lang, p) for c in CAPTION_TYPES for lang in LANGUAGES for p in PROMPT_TYPES]:
+        for key in ASKED:
             content = [{"type": "audio"}, {"type": "text", "text": instruction(*key)}]
             turn = [{"role": "user", "content": content}]
             ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
