@@ -48,6 +48,13 @@ class Counters:
         """Zeroed counters for draft length `k`."""
         return cls(histogram=[0] * (k + 1), tested_at=[0] * k, accepted_at=[0] * k)
 
+    def test(self, at: int, stands: bool) -> None:
+        """Count a verdict on the token at draft position `at`."""
+        self.tested += 1
+        self.tested_at[at] += 1
+        self.accepted_at[at] += stands
+        self.corrected += not stands
+
     def check(self, emitted: int) -> None:
         """Assert the identities; they hold for every sample, gate and verification."""
         assert sum(self.histogram) == self.rounds

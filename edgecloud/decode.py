@@ -3,6 +3,9 @@
 Speculative decoding (Leviathan et al. 2023, arXiv:2211.17192): the edge drafts up to k tokens; the gate says which of
 them need the cloud; if any does, the cloud computes the whole block in one forward pass and the verifier judges them
 in order. The first token refused is replaced by the cloud's and ends the round; if all stand, the cloud adds its own.
+
+Who drafts and who judges are parts (draft.py, verify.py): the same loop runs on two models of this process, on a cloud
+behind a network, and on a recorded trace.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgecloud.counters import Counters
-from edgecloud.gates import Gate
+from edgecloud.draft import Drafter
+from edgecloud.gates import Gate, oracle
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw, entropy
-from edgecloud.verify import Drafted, Verification, Verifier, choose
-from suite.errors import UserError
+from edgecloud.verify import Cloud
+
+LONGEST = 20  # draft length that the heuristic schedule never passes, as transformers' default
+
 
 OnToken = Callable[[int, str], None]
 
@@ -33,13 +39,48 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How the edge and the cloud share the work."""
+    """How much is drafted, and what of it goes to the cloud."""
 
     k: int
     gate: Gate
     threshold: float
-    verifier: Verifier
-    rank_threshold: int = 1
+    heuristic: bool = False
+    """Draft length from round to round: 2 more when all verified tokens stood, 1 less when one fell (transformers'
+    `heuristic` schedule), from `k` on, between 1 and `LONGEST`; else always `k`."""
+
+    @property
+    def longest(self) -> int:
+        """The longest draft there can be."""
+        return max(LONGEST, self.k) if self.heuristic else self.k
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one turn of the loop did, for a clock to price (timeline.py).
+
+    Attributes:
+        drafted: tokens proposed.
+        sent: tokens in the call to the cloud, 0 where there was none.
+        called: whether the cloud was called; with `sent` 0 it was asked for its own next token.
+        committed: tokens emitted.
+        kept: tokens of them that were committed before the call, on the edge's word.
+        full: whether every token sent stood.
+        edge_positions: positions the edge's model computed, prompt included.
+        cloud_positions: positions the cloud's model computed, prompt included.
+        edge_s: time in the drafter (measured).
+        cloud_s: time in the cloud's model (measured).
+    """
+
+    drafted: int
+    sent: int
+    called: bool
+    committed: int
+    kept: int
+    full: bool
+    edge_positions: int
+    cloud_positions: int
+    edge_s: float
+    cloud_s: float
 
 
 @dataclass(slots=True)
@@ -53,6 +94,7 @@ class Output:
         times_s: seconds from the start to each token (measured).
         edge_s: time in the edge model (measured).
         cloud_s: time in the cloud model (measured).
+        rounds: what each turn of the loop did.
         on_token: told each token and its source as it is emitted; the output's clock stands still meanwhile.
     """
 
@@ -63,6 +105,7 @@ class Output:
     sources: list[str] = field(default_factory=list)
     entropies: list[float | None] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     edge_s: float = 0.0
     cloud_s: float = 0.0
     ended: bool = False
@@ -118,91 +161,79 @@ def generate(
 
 
 def speculate(
-    edge: CachedLM,
-    cloud: CachedLM,
+    drafter: Drafter,
+    cloud: Cloud,
     prompt: Prompt,
     rules: Rules,
     ending: Ending,
-    sampling: Sampling,
     luck: Luck,
     on_token: OnToken | None = None,
 ) -> Output:
-    """The edge drafts, the cloud verifies; see the module's docstring.
+    """The drafter drafts, the cloud verifies; see the module's docstring.
 
     Raises:
-        UserError: the two do not know the same token ids, a text outgrows a model's window, or a model hears nothing.
+        UserError: a text outgrows a model's window, or a model hears nothing.
     """
-    if cloud.columns is not None:
-        raise UserError("The cloud model's head is shortened, so it cannot verify; set task.engine=transformers.")
-    if edge.vocab != cloud.vocab:
-        raise UserError(f"The edge has {edge.vocab} tokens, the cloud {cloud.vocab}; cut both to those they share.")
-    count = Counters.for_draft(rules.k)
+    count = Counters.for_draft(rules.longest)
     out = Output(ending, count, on_token)
-    how = Verification(sampling=sampling, rank_threshold=rules.rank_threshold)
-    edge.reset(prompt.audio)
-    cloud.reset(prompt.audio)
+    drafter.reset(prompt, luck)
+    cloud.reset(prompt, luck)
+    k = rules.k
     while not out.ended:
-        block = _draft(edge, prompt, out, rules.k, sampling, luck)
-        count.drafted += len(block)
-        flagged = [rules.gate(d.entropy_nats, rules.threshold) for d in block]
-        unsure = flagged.index(True) if True in flagged else len(block)
+        before = (drafter.computed, cloud.computed, drafter.seconds, cloud.seconds, len(out.tokens))
+        block = drafter.draft(out.tokens, min(k, out.room), ending.eos, out.elapsed_s)
+        if rules.gate is oracle:
+            for d, nats in zip(block, cloud.peek(out.tokens, block), strict=True):
+                d.surprise_nats = nats
+        unsure = [rules.gate(d, rules.threshold) for d in block]
+        first = unsure.index(True) if True in unsure else len(block)
         kept = 0
-        for d in block[:unsure]:  # on the edge's word, at the moment it was drafted
+        for d in block[:first]:  # on the edge's word, at the moment it was drafted
             if not out.ended:
                 out.commit(d.token, "edge", d.at_s, d.entropy_nats)
                 kept += 1
+        count.drafted += len(block)
         count.skipped += kept
-        if out.ended or unsure == len(block) > 0:
-            count.discarded += len(block) - kept
-            continue
-
-        rest = block[unsure:]
-        fed = rest[: out.room - 1]  # the last token of a full output needs no successor
-        logits = cloud.logits(prompt.tokens + out.tokens + [d.token for d in fed], keep=len(fed) + 1)
-        now, accepted = out.elapsed_s(), 0
-        for i, d in enumerate(rest, start=unsure):
-            kept += 1
-            if not flagged[i]:
-                out.commit(d.token, "edge", now, d.entropy_nats)
-                count.skipped += 1
-            else:
-                stands, token = rules.verifier(d, logits[i - unsure], how, luck, len(out.tokens))
-                count.tested += 1
-                count.tested_at[i] += 1
-                if stands:
-                    accepted += 1
-                    count.accepted_at[i] += 1
+        sent, used, accepted, full = block[first:], kept, 0, True
+        called = not out.ended and (bool(sent) or not block)
+        if called:
+            verdicts = cloud.judge(out.tokens, sent, unsure[first:], out.room)
+            now = out.elapsed_s()
+            for i, (token, source) in enumerate(verdicts):
+                judged = i < len(sent)  # else it is the cloud's own
+                out.commit(token, source, now, sent[i].entropy_nats if judged else None)
+                used += judged
+                if source == "edge":
+                    count.skipped += 1
+                elif source == "bonus":
+                    count.bonus += 1
                 else:
-                    count.corrected += 1
-                out.commit(token, "accepted" if stands else "corrected", now, d.entropy_nats)
-                if not stands:
+                    count.test(first + i, source == "accepted")
+                    accepted += source == "accepted"
+                    full = full and source == "accepted"
+                if out.ended:
                     break
-            if out.ended:
-                break
-        else:
-            out.commit(choose(logits[-1], sampling, luck, len(out.tokens)), "bonus", now)
-            count.bonus += 1
-        count.discarded += len(block) - kept
-        count.accepted += accepted
-        count.histogram[accepted] += 1
-        count.rounds += 1
+            count.accepted += accepted
+            count.histogram[accepted] += 1
+            count.rounds += 1
+            if rules.heuristic:
+                k = min(k + 2, rules.longest) if full else max(k - 1, 1)
+        count.discarded += len(block) - used
+        out.rounds.append(
+            Round(
+                drafted=len(block),
+                sent=len(sent) if called else 0,
+                called=called,
+                committed=len(out.tokens) - before[4],
+                kept=kept,
+                full=full,
+                edge_positions=drafter.computed - before[0],
+                cloud_positions=cloud.computed - before[1],
+                edge_s=drafter.seconds - before[2],
+                cloud_s=cloud.seconds - before[3],
+            )
+        )
     count.seen = cloud.computed
-    out.edge_s, out.cloud_s = edge.seconds, cloud.seconds
+    out.edge_s, out.cloud_s = drafter.seconds, cloud.seconds
     count.check(len(out.tokens))
     return out
-
-
-def _draft(edge: CachedLM, prompt: Prompt, out: Output, k: int, sampling: Sampling, luck: Luck) -> list[Drafted]:
-    """Up to k tokens from the edge; an end-of-sequence token ends the draft, never the output."""
-    block: list[Drafted] = []
-    while len(block) < min(k, out.room):
-        logits = edge.logits(prompt.tokens + out.tokens + [d.token for d in block])[0]
-        if sampling.greedy:
-            column, q = int(logits.argmax()), None
-        else:
-            p = sampling.probabilities(logits)
-            column, q = draw(p, luck.uniform("draft", len(out.tokens) + len(block))), edge.spread(p)
-        block.append(Drafted(edge.token(column), entropy(logits), q, out.elapsed_s()))
-        if block[-1].token in out.ending.eos:
-            break
-    return block

@@ -13,8 +13,20 @@ from suite.errors import ConfigError, UserError, check_choice, check_range
 from suite.hardware.profile import HardwareConfig
 
 METHODS = ("edge", "cloud", "specdec", "colocated")
-GATES = ("always", "entropy")
-VERIFICATIONS = ("lossless", "rank")
+# gate -> the option that holds its threshold
+GATES = {
+    "always": None,
+    "entropy": "entropy_threshold",
+    "confidence": "confidence_threshold",
+    "adaedl": "adaedl_threshold",
+    "uhlm": "uhlm_threshold",
+    "random": "random_rate",
+    "oracle": "oracle_threshold",
+}
+STOPS = ("none", "entropy", "confidence", "adaedl", "uhlm")
+DRAFTERS = ("edge", "lookup", "none")
+SCHEDULES = ("fixed", "heuristic")
+VERIFICATIONS = ("lossless", "rank", "bild", "ensemble")
 ENGINES = ("lean", "transformers")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,16 +38,37 @@ class SpecDecConfig:
     name: str = "specdec"
     method: str = "specdec"
     """`edge` alone, `cloud` alone, `specdec` (edge drafts, cloud verifies), `colocated` (both on the cloud)."""
+    drafter: str = "edge"
+    """Who drafts: the `edge` model; `lookup`, the text's own n-grams; `none`, so that each token is a cloud call."""
     k: int = 3
     """Draft length: tokens drafted before the cloud is asked."""
+    draft_schedule: str = "fixed"
+    """`fixed`: always k; `heuristic`: from k on, 2 more after a round that stood whole, 1 less after a refusal."""
+    draft_stop: str = "none"
+    """End a draft early at a token the edge is unsure of, by this gate's rule and threshold; all of it is sent."""
     gate: str = "entropy"
-    """What goes to the cloud: `always` everything, `entropy` tokens whose edge entropy exceeds the threshold."""
+    """What goes to the cloud: `always` everything, else the tokens that the rule finds unsure (gates.py)."""
     entropy_threshold: float = 1.5
-    """Gate threshold in nats; higher means fewer cloud calls. 0 sends everything, inf nothing."""
+    """Gate `entropy`: above, in nats; higher means fewer cloud calls. 0 sends everything, inf nothing."""
+    confidence_threshold: float = 0.6
+    """Gate `confidence`: below this largest probability."""
+    adaedl_threshold: float = 0.6
+    """Gate `adaedl`: below this bound on the acceptance rate."""
+    uhlm_threshold: float = 0.3
+    """Gate `uhlm`: above this chance of another token at another temperature."""
+    random_rate: float = 0.1
+    """Gate `random`: this share of the tokens, by lot; the lower bound for any gate."""
+    oracle_threshold: float = 1.0
+    """Gate `oracle`: above this many nats of the cloud's own surprise; the upper bound for any gate."""
     verification: str = "rank"
-    """When a drafted token stands: `lossless` (the cloud's own distribution), `rank` (among the cloud's top tokens)."""
+    """When a drafted token stands: `lossless` (the cloud's own distribution), `rank` (among the cloud's top tokens),
+    `bild` (not too surprising to the cloud), `ensemble` (lossless towards a mixture of both models)."""
     rank_threshold: int = 3
     """`rank`: accept a drafted token among the cloud's top r. 1 is greedy lossless."""
+    bild_threshold: float = 5.0
+    """`bild`: refuse a token that surprises the cloud by more than this, in nats."""
+    cloud_weight: float = 0.5
+    """`ensemble`: the cloud's share of the mixture; 1 is lossless."""
     temperature: float = 0.0
     """0 is greedy; otherwise both models sample at this temperature."""
     top_p: float = 1.0
@@ -53,22 +86,46 @@ class SpecDecConfig:
 
     def __post_init__(self) -> None:
         check_choice("task.method", self.method, METHODS)
-        check_choice("task.gate", self.gate, GATES)
+        check_choice("task.drafter", self.drafter, DRAFTERS)
+        check_choice("task.draft_schedule", self.draft_schedule, SCHEDULES)
+        check_choice("task.draft_stop", self.draft_stop, STOPS)
+        check_choice("task.gate", self.gate, tuple(GATES))
         check_choice("task.verification", self.verification, VERIFICATIONS)
         check_choice("task.engine", self.engine, ENGINES)
         check_range("task.k", self.k, 1, 64)
         check_range("task.entropy_threshold", self.entropy_threshold, 0.0)
+        for name in ("confidence_threshold", "uhlm_threshold", "random_rate", "cloud_weight"):
+            check_range(f"task.{name}", getattr(self, name), 0.0, 1.0)
+        check_range("task.adaedl_threshold", self.adaedl_threshold, -1000.0, 1.0)
+        check_range("task.oracle_threshold", self.oracle_threshold, 0.0)
         check_range("task.rank_threshold", self.rank_threshold, 1)
+        check_range("task.bild_threshold", self.bild_threshold, 0.0)
         check_range("task.temperature", self.temperature, 0.0, 10.0)
         check_range("task.top_p", self.top_p, 1e-6, 1.0)
         check_range("task.max_new_tokens", self.max_new_tokens, 1, 32768)
         check_range("task.warmup", self.warmup, 0, 100)
         if "" in self.stop:
             raise ConfigError("task.stop holds an empty text, which would end every output at once; remove it.")
+        if self.drafter != "edge":
+            for name, legal in (("gate", "always"), ("draft_stop", "none")):
+                if getattr(self, name) != legal:
+                    raise ConfigError(
+                        f"task.{name}={getattr(self, name)} asks how sure the edge model is, and task.drafter="
+                        f"{self.drafter} has none; set task.{name}={legal}."
+                    )
+            if self.verification == "ensemble":
+                raise ConfigError("task.verification=ensemble mixes two models; set task.drafter=edge.")
 
     def decoders(self) -> tuple[str, ...]:
         """Names in the `models` group of the models that decode."""
-        return (self.method,) if self.method in ("edge", "cloud") else ("edge", "cloud")
+        if self.method in ("edge", "cloud"):
+            return (self.method,)
+        return ("edge", "cloud") if self.drafter == "edge" else ("cloud",)
+
+    def threshold(self, rule: str) -> float:
+        """The threshold of a gate."""
+        name = GATES[rule]
+        return 0.0 if name is None else float(getattr(self, name))
 
     def models_used(self) -> tuple[str, ...]:
         """Names of all models that can move a number; `scorer`, for BERTScore, may be missing."""

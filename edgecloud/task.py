@@ -20,8 +20,11 @@ from suite.result import Result
 
 if TYPE_CHECKING:
     from edgecloud.decode import Output
+    from edgecloud.draft import Drafter
     from edgecloud.lm import Prompt
     from edgecloud.pair import Pair
+    from edgecloud.sampling import Sampling
+    from edgecloud.verify import Cloud
     from suite.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -118,11 +121,16 @@ def sources(task: SpecDecConfig) -> tuple[str, ...]:
 
 
 def mode(task: SpecDecConfig) -> str:
-    """`lossless` (the cloud's own distribution), `gated` (some tokens unverified), `relaxed` (rank), or one model."""
+    """`lossless` (the cloud's own distribution), `gated` (some tokens unverified), `relaxed`, or one model."""
     if task.method in ("edge", "cloud"):
         return f"{task.method} alone"
-    relaxed = task.verification == "rank" and (task.rank_threshold > 1 or task.temperature > 0)
-    gated = task.gate == "entropy" and task.entropy_threshold > 0
+    relaxed = {
+        "lossless": False,
+        "rank": task.rank_threshold > 1 or task.temperature > 0,
+        "bild": True,
+        "ensemble": task.cloud_weight < 1,
+    }[task.verification]
+    gated = task.gate != "always" and not (task.gate == "entropy" and task.entropy_threshold == 0)
     return " + ".join([name for name, is_so in (("gated", gated), ("relaxed", relaxed)) if is_so]) or "lossless"
 
 
@@ -131,24 +139,59 @@ def decoder(task: SpecDecConfig, pair: Pair, seed: int) -> Any:
     from edgecloud.decode import Ending, OnToken, Rules, generate, speculate
     from edgecloud.gates import GATES
     from edgecloud.pair import stopper
-    from edgecloud.sampling import Luck, Sampling
-    from edgecloud.verify import VERIFIERS
+    from edgecloud.sampling import Luck
 
     ending = Ending(max_new_tokens=task.max_new_tokens, eos=pair.eos, stop=stopper(task.stop, pair.tokenizer))
-    sampling = Sampling(temperature=task.temperature, top_p=task.top_p)
     rules = Rules(
         k=task.k,
         gate=GATES[task.gate],
-        threshold=task.entropy_threshold,
-        verifier=VERIFIERS[task.verification],
+        threshold=task.threshold(task.gate),
+        heuristic=task.draft_schedule == "heuristic",
+    )
+    if task.method in ("edge", "cloud"):
+        model = getattr(pair, task.method)
+
+        def alone(sample: Sample, prompt: Prompt, on_token: OnToken | None = None) -> Output:
+            return generate(model, prompt, ending, sampling(task), Luck(seed, sample.id), task.method, on_token)
+
+        return alone
+    drafter, cloud = parts(task, pair)
+
+    def both(sample: Sample, prompt: Prompt, on_token: OnToken | None = None) -> Output:
+        return speculate(drafter, cloud, prompt, rules, ending, Luck(seed, sample.id), on_token)
+
+    return both
+
+
+def sampling(task: SpecDecConfig) -> Sampling:
+    """Temperature and nucleus of both models."""
+    from edgecloud.sampling import Sampling
+
+    return Sampling(temperature=task.temperature, top_p=task.top_p)
+
+
+def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
+    """Who drafts and who judges."""
+    from edgecloud.draft import Drafted, LookupDrafter, NoDrafter
+    from edgecloud.gates import GATES
+    from edgecloud.verify import VERIFIERS, LocalCloud, Verification, in_process
+
+    verifier = VERIFIERS[task.verification]
+    how = Verification(
+        sampling=sampling(task),
         rank_threshold=task.rank_threshold,
+        surprise_threshold_nats=task.bild_threshold,
+        cloud_weight=task.cloud_weight,
+    )
+    assert pair.cloud is not None
+    if pair.edge is None:
+        other = LookupDrafter(how.sampling, pair.cloud.vocab) if task.drafter == "lookup" else NoDrafter()
+        return other, LocalCloud(pair.cloud, verifier, how)
+    unsure, threshold = (
+        (None, 0.0) if task.draft_stop == "none" else (GATES[task.draft_stop], task.threshold(task.draft_stop))
     )
 
-    def decode(sample: Sample, prompt: Prompt, on_token: OnToken | None = None) -> Output:
-        luck = Luck(seed, sample.id)
-        if task.method in ("edge", "cloud"):
-            return generate(getattr(pair, task.method), prompt, ending, sampling, luck, task.method, on_token)
-        assert pair.edge is not None and pair.cloud is not None
-        return speculate(pair.edge, pair.cloud, prompt, rules, ending, sampling, luck, on_token)
+    def stop(drafted: Drafted) -> bool:
+        return unsure is not None and unsure(drafted, threshold)
 
-    return decode
+    return in_process(pair.edge, pair.cloud, verifier, how, stop)

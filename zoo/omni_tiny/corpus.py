@@ -16,6 +16,7 @@ import yaml
 
 from suite.hardware.machine import allowed_cores
 from suite.rng import generator
+from zoo.omni_tiny import speech
 from zoo.omni_tiny.captions import Scene, scene
 from zoo.omni_tiny.speech import ACCENTS, EMOTIONS, HELD_OUT_VOICES, RATE_HZ, VOICES, Utterance, say
 
@@ -44,7 +45,7 @@ def draw(split: str, number: int) -> tuple[Utterance, int]:
         text=unseen if held_out else known[int(rng.integers(len(known)))],
         language=language,
         gender=gender,
-        voice=voices[int(rng.integers(len(voices)))],
+        voice=speech.DRAWN if not held_out and rng.random() < 0.8 else voices[int(rng.integers(len(voices)))],
         accent=ACCENTS[language][int(rng.integers(len(ACCENTS[language])))],
         emotion=emotion,
         intensity=0 if emotion == "neutral" else int(rng.integers(1, 4)),
@@ -71,6 +72,7 @@ def write(folder: Path, split: str, clips: int, ears: Path) -> None:
         ears: folder with tokenizer and feature extractor, so that training hears what `edgecloud.omni` will.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    speech.install_drawn_voices(folder)
     starts = [i for i in range(0, clips, SHARD) if not _shard(folder, split, i).exists()]
     with ProcessPoolExecutor(allowed_cores(), mp_context=get_context("spawn")) as pool:
         for done in [pool.submit(_write_shard, folder, split, i, min(SHARD, clips - i), ears) for i in starts]:

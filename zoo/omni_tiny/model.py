@@ -120,6 +120,18 @@ def config(size: str, tok: Any) -> Any:
     )  # fmt: skip
 
 
+def new(size: str, tok: Any) -> Any:
+    """An untrained thinker, its first features as loud as the positions added to them (20 times softer by default)."""
+    import torch
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration(config(size, tok))
+    for layer in (thinker.model.audio_tower.conv1, thinker.model.audio_tower.conv2):
+        torch.nn.init.kaiming_normal_(layer.weight)
+    thinker.set_attn_implementation("eager")  # fused attention is several times slower backwards on a CPU
+    return thinker
+
+
 def save_processor(tok: Any, folder: Path) -> None:
     """Tokenizer, chat template and feature extractor, where `AutoTokenizer` and the processor look for them."""
     tok.save_pretrained(folder)
