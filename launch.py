@@ -21,7 +21,7 @@ import edgecloud.schema
 import suite.config
 from suite.errors import UserError
 
-TASKS = {"specdec": "edgecloud.task:run"}
+TASKS = {"specdec": "edgecloud.task:run", "specdec_what_if": "edgecloud.what_if:run"}
 SCHEMAS = (suite.config, edgecloud.schema)
 
 log = logging.getLogger("launch")

@@ -25,7 +25,7 @@ from edgecloud.gates import GATES
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.schema import PromptsConfig
-from edgecloud.verify import VERIFIERS
+from edgecloud.verify import VERIFIERS, Verification, in_process
 from suite.config import CONF
 from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
@@ -98,11 +98,12 @@ class Bench:
 
     def ours(self, k: int) -> Decode:
         """This suite: lossless speculative decoding."""
-        rules = Rules(k=k, gate=GATES["always"], threshold=0.0, verifier=VERIFIERS["lossless"])
+        rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
+        how = Verification(sampling=Sampling())
+        parts = in_process(self.edge, self.cloud, VERIFIERS["lossless"], how)
 
         def decode(prompt: list[int]) -> list[int]:
-            asked = Prompt(tokens=prompt)
-            self.last = speculate(self.edge, self.cloud, asked, rules, self.ending, Sampling(), Luck(0, ""))
+            self.last = speculate(*parts, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))
             return self.last.tokens
 
         return decode

@@ -48,12 +48,30 @@ class Counters:
         """Zeroed counters for draft length `k`."""
         return cls(histogram=[0] * (k + 1), tested_at=[0] * k, accepted_at=[0] * k)
 
-    def test(self, at: int, stands: bool) -> None:
-        """Count a verdict on the token at draft position `at`."""
-        self.tested += 1
-        self.tested_at[at] += 1
-        self.accepted_at[at] += stands
-        self.corrected += not stands
+    def turn(self, drafted: int, sources: list[str], called: bool) -> None:
+        """Count one turn of the loop.
+
+        Args:
+            drafted: tokens proposed.
+            sources: who decided each token committed, in order. It stands where it was drafted, or instead of what
+                was drafted there, so its index is its draft position.
+            called: whether the cloud was called.
+        """
+        for at, source in enumerate(sources):
+            if source in ("accepted", "corrected"):
+                self.tested_at[at] += 1
+                self.accepted_at[at] += source == "accepted"
+        accepted, corrected, bonus = (sources.count(source) for source in ("accepted", "corrected", "bonus"))
+        self.drafted += drafted
+        self.tested += accepted + corrected
+        self.accepted += accepted
+        self.corrected += corrected
+        self.bonus += bonus
+        self.skipped += sources.count("edge")
+        self.discarded += drafted - (len(sources) - bonus)
+        if called:
+            self.rounds += 1
+            self.histogram[accepted] += 1
 
     def check(self, emitted: int) -> None:
         """Assert the identities; they hold for every sample, gate and verification."""

@@ -13,16 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from edgecloud.counters import Counters
-from edgecloud.draft import Drafter
+from edgecloud.draft import Drafted, Drafter
 from edgecloud.gates import Gate, oracle
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw, entropy
-from edgecloud.verify import Cloud
+from edgecloud.verify import Cloud, Verdict
 
-LONGEST = 20  # draft length that the heuristic schedule never passes, as transformers' default
-
+LONGEST = 20  # drafts grow no longer by the heuristic schedule; transformers starts there, and knows no limit
 
 OnToken = Callable[[int, str], None]
 
@@ -45,8 +45,10 @@ class Rules:
     gate: Gate
     threshold: float
     heuristic: bool = False
-    """Draft length from round to round: 2 more when all verified tokens stood, 1 less when one fell (transformers'
-    `heuristic` schedule), from `k` on, between 1 and `LONGEST`; else always `k`."""
+    """Draft length from call to call: 2 more when all verified tokens stood, 1 less when one fell (transformers'
+    `heuristic_transient` schedule), from `k` on, between 1 and `LONGEST`; else always `k`."""
+    overlap: bool = False
+    """Ask the drafter, while the cloud judges, for the token it would go on with (`Round.guess_right`)."""
 
     @property
     def longest(self) -> int:
@@ -64,11 +66,15 @@ class Round:
         called: whether the cloud was called; with `sent` 0 it was asked for its own next token.
         committed: tokens emitted.
         kept: tokens of them that were committed before the call, on the edge's word.
-        full: whether every token sent stood.
+        full: whether every token sent stood; true where none was.
         edge_positions: positions the edge's model computed, prompt included.
         cloud_positions: positions the cloud's model computed, prompt included.
         edge_s: time in the drafter (measured).
         cloud_s: time in the cloud's model (measured).
+        first_s: time until the first of the tokens was drafted (measured).
+        loop_s: time outside both models (measured).
+        guess_right: whether the token the drafter would have gone on with was the cloud's bonus; None without one.
+            The time of that guess is in no other field.
     """
 
     drafted: int
@@ -81,6 +87,9 @@ class Round:
     cloud_positions: int
     edge_s: float
     cloud_s: float
+    first_s: float = 0.0
+    loop_s: float = 0.0
+    guess_right: bool | None = None
 
 
 @dataclass(slots=True)
@@ -109,11 +118,15 @@ class Output:
     edge_s: float = 0.0
     cloud_s: float = 0.0
     ended: bool = False
-    started: float = field(default_factory=time.perf_counter)
+    clock: Callable[[], float] = time.perf_counter
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
     def elapsed_s(self) -> float:
-        """Seconds since decoding began (measured)."""
-        return time.perf_counter() - self.started
+        """Seconds since decoding began, on the output's clock."""
+        return self.clock() - self.started
 
     @property
     def room(self) -> int:
@@ -129,9 +142,9 @@ class Output:
         stopped = self.ending.stop is not None and self.ending.stop(self.tokens)
         self.ended = token in self.ending.eos or self.room == 0 or stopped
         if self.on_token is not None:
-            before = time.perf_counter()
+            before = self.clock()
             self.on_token(token, source)
-            self.started += time.perf_counter() - before
+            self.started += self.clock() - before
 
 
 def generate(
@@ -168,72 +181,86 @@ def speculate(
     ending: Ending,
     luck: Luck,
     on_token: OnToken | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Output:
-    """The drafter drafts, the cloud verifies; see the module's docstring.
+    """The drafter drafts, the cloud verifies; see the module's docstring. `clock` tells seconds.
 
     Raises:
         UserError: a text outgrows a model's window, or a model hears nothing.
     """
     count = Counters.for_draft(rules.longest)
-    out = Output(ending, count, on_token)
+    out = Output(ending, count, on_token, clock=clock)
     drafter.reset(prompt, luck)
     cloud.reset(prompt, luck)
     k = rules.k
     while not out.ended:
-        before = (drafter.computed, cloud.computed, drafter.seconds, cloud.seconds, len(out.tokens))
+        begun, begun_s = len(out.tokens), out.elapsed_s()
+        edge_positions, edge_s = drafter.computed, drafter.seconds
+        cloud_positions, cloud_s = cloud.computed, cloud.seconds
+
         block = drafter.draft(out.tokens, min(k, out.room), ending.eos, out.elapsed_s)
-        if rules.gate is oracle:
-            for d, nats in zip(block, cloud.peek(out.tokens, block), strict=True):
-                d.surprise_nats = nats
-        unsure = [rules.gate(d, rules.threshold) for d in block]
+        edge_positions, edge_s = drafter.computed - edge_positions, drafter.seconds - edge_s
+        unsure = _unsure(rules, block, cloud, out.tokens)
         first = unsure.index(True) if True in unsure else len(block)
-        kept = 0
         for d in block[:first]:  # on the edge's word, at the moment it was drafted
-            if not out.ended:
-                out.commit(d.token, "edge", d.at_s, d.entropy_nats)
-                kept += 1
-        count.drafted += len(block)
-        count.skipped += kept
-        sent, used, accepted, full = block[first:], kept, 0, True
-        called = not out.ended and (bool(sent) or not block)
+            out.commit(d.token, "edge", d.at_s, d.entropy_nats)
+            if out.ended:
+                break
+        kept, sent = len(out.tokens) - begun, block[first:]
+
+        called = not out.ended and (bool(sent) or not block)  # with nothing drafted, for the cloud's own token
+        right = None
         if called:
+            guess = _guess(rules, drafter, out, sent)
             verdicts = cloud.judge(out.tokens, sent, unsure[first:], out.room)
-            now = out.elapsed_s()
-            for i, (token, source) in enumerate(verdicts):
-                judged = i < len(sent)  # else it is the cloud's own
-                out.commit(token, source, now, sent[i].entropy_nats if judged else None)
-                used += judged
-                if source == "edge":
-                    count.skipped += 1
-                elif source == "bonus":
-                    count.bonus += 1
-                else:
-                    count.test(first + i, source == "accepted")
-                    accepted += source == "accepted"
-                    full = full and source == "accepted"
+            now_s = out.elapsed_s()
+            right = None if guess is None else verdicts[-1] == Verdict(guess, "bonus")
+            for d, (token, source) in zip_longest(sent[: len(verdicts)], verdicts):
+                out.commit(token, source, now_s, d.entropy_nats if d else None)  # no one drafted a bonus token
                 if out.ended:
                     break
-            count.accepted += accepted
-            count.histogram[accepted] += 1
-            count.rounds += 1
-            if rules.heuristic:
-                k = min(k + 2, rules.longest) if full else max(k - 1, 1)
-        count.discarded += len(block) - used
+
+        full = "corrected" not in out.sources[begun:]
+        if called and rules.heuristic:
+            k = min(k + 2, rules.longest) if full else max(k - 1, 1)
+        count.turn(len(block), out.sources[begun:], called)
+        cloud_positions, cloud_s = cloud.computed - cloud_positions, cloud.seconds - cloud_s
         out.rounds.append(
             Round(
                 drafted=len(block),
                 sent=len(sent) if called else 0,
                 called=called,
-                committed=len(out.tokens) - before[4],
+                committed=len(out.tokens) - begun,
                 kept=kept,
                 full=full,
-                edge_positions=drafter.computed - before[0],
-                cloud_positions=cloud.computed - before[1],
-                edge_s=drafter.seconds - before[2],
-                cloud_s=cloud.seconds - before[3],
+                edge_positions=edge_positions,
+                cloud_positions=cloud_positions,
+                edge_s=edge_s,
+                cloud_s=cloud_s,
+                first_s=block[0].at_s - begun_s if block else 0.0,
+                loop_s=out.elapsed_s() - begun_s - edge_s - cloud_s,
+                guess_right=right,
             )
         )
     count.seen = cloud.computed
-    out.edge_s, out.cloud_s = drafter.seconds, cloud.seconds
+    out.edge_s, out.cloud_s = sum(turn.edge_s for turn in out.rounds), cloud.seconds
     count.check(len(out.tokens))
     return out
+
+
+def _unsure(rules: Rules, block: list[Drafted], cloud: Cloud, emitted: list[int]) -> list[bool]:
+    """Which tokens of `block`, drafted after `emitted`, are to be verified."""
+    if rules.gate is oracle and block:
+        for d, nats in zip(block, cloud.peek(emitted, block), strict=True):
+            d.surprise_nats = nats
+    return [rules.gate(d, rules.threshold) for d in block]
+
+
+def _guess(rules: Rules, drafter: Drafter, out: Output, sent: list[Drafted]) -> int | None:
+    """What the drafter would go on with after `sent`; the output's clock stands still. None where no one asks."""
+    if not rules.overlap or not sent or sent[-1].token in out.ending.eos or len(sent) == out.room:
+        return None
+    before_s = out.clock()
+    guess = drafter.draft(out.tokens + [d.token for d in sent], 1, out.ending.eos, out.elapsed_s)
+    out.started += out.clock() - before_s
+    return guess[0].token if guess else None

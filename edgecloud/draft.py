@@ -132,9 +132,10 @@ class EdgeDrafter:
 
 
 class LookupDrafter:
-    """Prompt lookup: what followed the last n tokens the last time they stood in the text.
+    """Prompt lookup: what followed the last n tokens when they stood in the text before.
 
-    After transformers' `prompt_lookup_num_tokens` (A. Saxena, github.com/apoorvumang/prompt-lookup-decoding, 2023).
+    A. Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding. Unlike transformers' `prompt_lookup_num_tokens`,
+    which takes the first place that matches, this takes the latest: on the shipped prompts it drafts a little better.
     Its draft is certain, so q has all its mass on it: lossless verification then accepts with probability p.
     """
 

@@ -4,12 +4,13 @@ At one token a step the weights' memory traffic is the floor and everything else
 third of a 135M model's time there on two cores. Same weights, same arithmetic: in float32 the logits differ from
 `LlamaForCausalLM`'s by rounding alone (tests/unit/test_lean.py). Of a Qwen2.5-Omni thinker it runs the text decoder:
 without pictures the three rows of positions are equal, and the multimodal rotary embedding is the plain one. What it
-does not know: batches, biases beyond qkv, scaled rotary embeddings, sliding windows, quantised weights;
+does not know: batches (batch.py), biases beyond qkv, scaled rotary embeddings, sliding windows, quantised weights;
 `lean_supports` says no to those.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 FIRST_LENGTH = 512  # cache positions allocated at first; doubled when full
 PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj")]
 PROJECTIONS += ["mlp." + x for x in ("gate_proj", "up_proj", "down_proj")]
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q (n, heads, dim), k, v (n, groups, dim)) -> (n, heads x dim): caches k and v, and attends."""
 
 
 class Sound(NamedTuple):
@@ -55,8 +59,11 @@ def lean_supports(model: Any) -> bool:
     )
 
 
-class LeanLlama:
-    """An `edgecloud.lm.Engine` over the weights of a Llama, Qwen2 or Qwen2.5-Omni thinker; it shares their memory."""
+class LeanWeights:
+    """The fused weights of a Llama, Qwen2 or Qwen2.5-Omni thinker, and the pass through their layers.
+
+    It shares the model's memory. Whoever holds the cache (`LeanLlama`, `LeanBatch`) brings the attention.
+    """
 
     def __init__(self, model: Any) -> None:
         cfg, body = model.config.get_text_config(decoder=True), _decoder(model)
@@ -69,6 +76,42 @@ class LeanLlama:
         self.norm: Tensor = body.norm.weight
         self.layers = [_fuse(layer) for layer in body.layers]
         self.rotary = body.rotary_emb
+
+    def rotations(self, length: int) -> None:
+        """Prepare the rotary embedding of positions 0 to `length`: `cos` and `sin`, (length, 1, dim)."""
+        cos, sin = self.rotary(self.embed, torch.arange(length, device=self.embed.device).unsqueeze(0))
+        sin = sin[0].clone()
+        sin[:, : self.dim // 2].neg_()  # rotate_half(x) * sin = roll(x, half) * signed sin
+        self.cos, self.sin = cos[0].unsqueeze(1), sin.unsqueeze(1)
+
+    def embedded(self, tokens: list[int]) -> Tensor:
+        """Embeddings (n, width) of `tokens` (n)."""
+        return self.embed[torch.tensor(tokens, device=self.embed.device)]
+
+    def through_layers(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """From embeddings x (n, width) to the last hidden states (n, width); `cos`, `sin` are those of each row."""
+        n, rotated = len(x), self.heads + self.groups
+        for i, (norm1, qkv, bias, out, norm2, gate_up, down) in enumerate(self.layers):
+            h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
+            qk = h[:, :rotated]
+            qk = qk * cos + qk.roll(self.dim // 2, -1) * sin
+            x = x + F.linear(attend(i, qk[:, : self.heads], qk[:, self.heads :], h[:, rotated:]), out)
+            gate, up = F.linear(F.rms_norm(x, self.width, norm2, self.eps), gate_up).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, down)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (n, columns) of hidden states (n, width)."""
+        return F.linear(F.rms_norm(hidden, self.width, self.norm, self.eps), self.head)
+
+
+class LeanLlama(LeanWeights):
+    """An `edgecloud.lm.Engine`: one sequence, one cache."""
+
+    name = "lean"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
         self.length = 0
         self.cache = self.embed.new_zeros(len(self.layers), 2, self.groups, 0, self.dim)
         self._allocate(FIRST_LENGTH)
@@ -78,10 +121,7 @@ class LeanLlama:
         cache = self.embed.new_zeros(len(self.layers), 2, self.groups, length, self.dim)
         cache[..., : self.length, :] = self.cache[..., : self.length, :]
         self.cache = cache
-        cos, sin = self.rotary(self.embed, torch.arange(length, device=self.embed.device).unsqueeze(0))
-        sin = sin[0].clone()
-        sin[:, : self.dim // 2].neg_()  # rotate_half(x) * sin = roll(x, half) * signed sin
-        self.cos, self.sin = cos[0].unsqueeze(1), sin.unsqueeze(1)
+        self.rotations(length)
 
     def rollback(self, length: int) -> None:
         """Drop all positions from `length` on; the memory stays and is overwritten."""
@@ -93,24 +133,20 @@ class LeanLlama:
         end = start + n
         while end > self.cache.shape[3]:
             self._allocate(2 * self.cache.shape[3])
-        rotated = self.heads + self.groups
-        cos, sin = self.cos[start:end], self.sin[start:end]
-        x = self.embed[torch.tensor(tokens, device=self.embed.device)]
+        x = self.embedded(tokens)
         if sound is not None:
             x[sound.at] = sound.embeddings.to(x)
         mask = torch.ones(n, end, dtype=torch.bool, device=x.device).tril(start) if n > 1 else None
-        for (norm1, qkv, bias, out, norm2, gate_up, down), (keys, values) in zip(self.layers, self.cache, strict=True):
-            h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
-            qk = h[:, :rotated]
-            qk = qk * cos + qk.roll(self.dim // 2, -1) * sin
-            keys[:, start:end] = qk[:, self.heads :].transpose(0, 1)
-            values[:, start:end] = h[:, rotated:].transpose(0, 1)
-            y = self._attend(qk[:, : self.heads], keys[None, :, :end], values[None, :, :end], mask)
-            x = x + F.linear(y, out)
-            gate, up = F.linear(F.rms_norm(x, self.width, norm2, self.eps), gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, down)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.cache[layer]
+            keys[:, start:end] = k.transpose(0, 1)
+            values[:, start:end] = v.transpose(0, 1)
+            return self._attend(q, keys[None, :, :end], values[None, :, :end], mask)
+
+        hidden = self.through_layers(x, self.cos[start:end], self.sin[start:end], attend)
         self.length = end
-        return F.linear(F.rms_norm(x[-keep:], self.width, self.norm, self.eps), self.head)
+        return self.logits(hidden[-keep:])
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Grouped-query attention of q (n, heads, dim) over keys, values (1, groups, positions, dim) -> (n, width)."""

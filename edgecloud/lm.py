@@ -33,6 +33,9 @@ class Prompt:
 class Engine(Protocol):
     """A forward pass that keeps a cache; positions are appended by `feed` and dropped by `rollback`."""
 
+    name: str
+    """What a record calls it."""
+
     def feed(self, tokens: list[int], keep: int, sound: Sound | None = None) -> Tensor:
         """Append `tokens` (n), some of them replaced by `sound`; logits (keep, columns) after the last `keep`."""
 
@@ -42,6 +45,8 @@ class Engine(Protocol):
 
 class TransformersEngine:
     """The model's own forward pass, whatever its architecture."""
+
+    name = "transformers"
 
     def __init__(self, model: Any) -> None:
         self.model, self.length = model, 0
@@ -101,18 +106,23 @@ class CachedLM:
         seconds: time spent in the model since the last reset (measured).
     """
 
-    def __init__(self, model: Any, *, vocab: int | None = None, engine: str = "lean") -> None:
-        """Wrap a `transformers` causal model; `engine` is `lean` where it knows the architecture, or `transformers`."""
+    def __init__(self, model: Any, *, vocab: int | None = None, engine: str | Engine = "lean") -> None:
+        """Wrap a `transformers` causal model.
+
+        Args:
+            model: the model.
+            vocab: see the class; None: the model's own.
+            engine: `lean` where it knows the architecture, `transformers`, or one that is made already.
+        """
         self.ears = model if model.config.model_type == THINKER else None
-        own = TransformersEngine if self.ears is None else ThinkerEngine
-        self.engine_name = engine if engine != "lean" or lean_supports(model) else "transformers"
-        self.engine: Engine = LeanLlama(model) if self.engine_name == "lean" else own(model)
+        self.engine: Engine = _engine(model, engine) if isinstance(engine, str) else engine
+        self.engine_name = self.engine.name
         cfg = model.config.get_text_config(decoder=True)
         self.vocab = min(vocab or cfg.vocab_size, cfg.vocab_size)
         self.window: int = getattr(cfg, "max_position_embeddings", None) or 1 << 30
         self.columns: Tensor | None = None
         self.width = self.vocab
-        if self.engine_name == "lean" and getattr(model, "head_ids", None) is not None:
+        if self.engine_name != "transformers" and getattr(model, "head_ids", None) is not None:
             self.columns = model.head_ids
             self.width = int((self.columns < self.vocab).sum())  # ids are ascending
         self.reset()
@@ -199,3 +209,9 @@ class CachedLM:
         full = values.new_zeros(self.vocab)
         full[self.columns[: self.width]] = values
         return full
+
+
+def _engine(model: Any, name: str) -> Engine:
+    if name == "lean" and lean_supports(model):
+        return LeanLlama(model)
+    return ThinkerEngine(model) if model.config.model_type == THINKER else TransformersEngine(model)

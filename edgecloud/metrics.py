@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecloud import clock
 from edgecloud.data import DataSet
 from edgecloud.decode import Output
 from edgecloud.schema import PromptsConfig, SpecDecConfig, VoicesConfig
@@ -70,25 +71,47 @@ AGREEMENT = {
     "same_prefix": "longest common prefix with the cloud's own float32 greedy text",
 }
 
+# of task.transport=grpc alone: name -> unit, note
+REMOTE = {
+    "cloud_wait_ms": ("ms", "per sample, waiting for the cloud beyond its model's own time: network, queue, packing"),
+    "cloud_losses": ("samples", "in which the cloud was lost and the edge went on alone"),
+    "tokens_after_loss": ("tokens", "decided by the edge alone because the cloud was lost, in all samples"),
+}
+
+TIMES = ("ttft_ms", "otps", "total_time_ms")
+PRICED = "; calls of the models as long as measured while recording"
+COVERAGE = "share of the positions at which a model was consulted that the trace answered"
+
 NAMED = {"emotion_accuracy": "share of captions with a word that names the clip's emotion"}
 
 
 def per_sample(
-    output: Output, reading: Reading, *, features_ms: float | None, greedy: dict[str, Any] | None, named: float | None
+    output: Output,
+    reading: Reading | None,
+    *,
+    features_ms: float | None,
+    greedy: dict[str, Any] | None,
+    named: float | None,
+    began_s: float | None,
+    waited_s: float | None = None,
+    lost_at: int | None = None,
 ) -> dict[str, float | None]:
     """Flat numbers of one sample, as kept in samples.jsonl.
 
     Args:
         output: the decoded sample.
-        reading: meters over its decoding.
+        reading: meters over its decoding; None where it was replayed from a trace, all of whose times are modelled.
         features_ms: time to read the clip and compute its features; None for text.
         greedy: the cloud's own greedy answer (a row of greedy.jsonl), where recorded.
         named: whether the caption names the clip's emotion, as 0 or 1; None where that is not known.
+        began_s: when its decoding began, by the calendar (Unix time); None where it was replayed.
+        waited_s: time it waited for a cloud in another process; None where that is not so.
+        lost_at: tokens emitted when that cloud was lost; None: it was not.
     """
     total_s, models_s, n = output.times_s[-1], output.edge_s + output.cloud_s, len(output.tokens)
     c = output.counters
     cloud_alone = c.rounds == 0 and output.cloud_s > 0
-    meters = asdict(reading)
+    meters = dict.fromkeys(field.name for field in fields(Reading)) if reading is None else asdict(reading)
     return {
         "ttft_ms": 1e3 * output.times_s[0],
         "features_ms": features_ms,
@@ -96,8 +119,9 @@ def per_sample(
         "total_time_ms": 1e3 * total_s,
         "edge_ms": 1e3 * output.edge_s,
         "cloud_ms": 1e3 * output.cloud_s,
-        "loop_overhead_percent": 100 * (total_s - models_s) / models_s,
+        "loop_overhead_percent": 100 * (total_s - models_s - (waited_s or 0.0)) / models_s if reading else None,
         **{name: meters[name] for name in PER_SAMPLE if name in meters},
+        **({} if waited_s is None else _remote(waited_s, lost_at, n)),
         "emitted": n,
         "calls": n if cloud_alone else c.rounds,
         "verified": n if cloud_alone else n - c.skipped if c.rounds else 0,
@@ -108,7 +132,15 @@ def per_sample(
         "corrected": c.corrected,
         **agreement(output, greedy),
         "emotion_accuracy": named,
+        "began_s": began_s,
     }
+
+
+def _remote(waited_s: float, lost_at: int | None, emitted: int) -> dict[str, float | None]:
+    """The numbers of `REMOTE` for one sample."""
+    lost = lost_at is not None
+    after = emitted - lost_at if lost_at is not None else 0
+    return {"cloud_wait_ms": 1e3 * waited_s, "cloud_losses": int(lost), "tokens_after_loss": after}
 
 
 def agreement(output: Output, greedy: dict[str, Any] | None) -> dict[str, float | None]:
@@ -160,15 +192,25 @@ def aggregate(cfg: RunConfig, ctx: RunContext, data: DataSet, facts: dict[str, A
     """
     task: SpecDecConfig = cfg.task
     wanted = {sample.id for sample in data.samples}
-    done = [row for row in ok(ctx.samples) if row["id"] in wanted]
+    order = {sample.id: i for i, sample in enumerate(data.samples)}  # a run cut short keeps what was done ahead
+    done = sorted((row for row in ok(ctx.samples) if row["id"] in wanted), key=lambda row: order[row["id"]])
     if not done:
         first = next(iter(ctx.samples))["error"]
         raise UserError(f"None of the {len(wanted)} samples could be decoded; the first one: {first}")
     rows = [row["metrics"] for row in done]
+    crowd = f"; in a batch of {task.batch_size}: others' share is in it" if task.batch_size > 1 else ""
+    replayed = task.sweep == "replay"
     metrics = {
-        name: metric([row[name] for row in rows], unit=unit, seed=cfg.seed, note=note)
+        name: metric(
+            [row[name] for row in rows],
+            unit=unit,
+            seed=cfg.seed,
+            origin="modelled" if replayed and name in TIMES else "measured",
+            note=note + (PRICED if replayed and name in TIMES else crowd),
+        )
         for name, (unit, note) in PER_SAMPLE.items()
     }
+    metrics["throughput_tokens_s"] = throughput(rows, task.batch_size)
     if task.method in ("specdec", "colocated"):
         facts |= _positions(done)
     for name, (top, bottom, note) in RATIOS.items():
@@ -177,10 +219,39 @@ def aggregate(cfg: RunConfig, ctx: RunContext, data: DataSet, facts: dict[str, A
     for name, note in (AGREEMENT | (NAMED if data.emotions else {})).items():
         values = [row[name] for row in rows]
         metrics[name] = metric(values, unit="1", seed=cfg.seed, origin="computed", note=note)
-    metrics |= quality(cfg, data, done)
+    if task.transport == "grpc":
+        metrics |= _remote_metrics(rows, cfg.seed)
+    if replayed:
+        coverage = ratio_ci([row["replayed"] for row in rows], [row["consulted"] for row in rows], seed=cfg.seed)
+        metrics["trace_coverage"] = coverage.metric(unit="1", origin="computed", note=COVERAGE)
+        live = sum(row["live_calls"] for row in rows)
+        note = "calls of a model where the trace ended, in all samples"
+        metrics["live_calls"] = Metric(value=live, unit="calls", n=len(rows), origin="computed", note=note)
     headline = HEADLINE[type(cfg.dataset)]
+    if "clock" in facts:
+        metrics |= clock.metrics(rows, seed=cfg.seed, note=facts["clock"])
+        headline = [*headline, *clock.HEADLINE]
+    metrics |= quality(cfg, data, done)
     shown = {name: metrics[name] for name in (*headline, *metrics) if name in metrics}
     return Result(metrics=shown, facts={**facts, "headline": headline})
+
+
+def throughput(rows: Sequence[dict[str, Any]], batch_size: int) -> Metric:
+    """Emitted tokens of all samples over the time in which at least one of them was being decoded."""
+    busy_s = end_s = 0.0
+    replayed = any(row["began_s"] is None for row in rows)  # then one after the other
+    for began_s, took_s in sorted((row["began_s"] or 0.0, row["total_time_ms"] / 1e3) for row in rows):
+        if replayed:
+            began_s = end_s
+        busy_s += max(0.0, began_s + took_s - max(end_s, began_s))
+        end_s = max(end_s, began_s + took_s)
+    return Metric(
+        value=sum(row["emitted"] for row in rows) / busy_s,
+        unit="tokens/s",
+        n=len(rows),
+        origin="modelled" if replayed else "measured",
+        note=f"all samples together, {batch_size} at a time",
+    )
 
 
 def quality(cfg: RunConfig, data: DataSet, rows: Iterable[dict[str, Any]]) -> dict[str, Metric]:
@@ -219,6 +290,18 @@ def _scorer(cfg: RunConfig) -> Any:
     layers = json.loads((path / "config.json").read_text())["num_hidden_layers"]
     # embeddings of the layer that bert-score recommends for the 12-layer BERTs; the last of a small encoder
     return BertScore(model_path=path, num_layers=8 if layers == 12 else layers)
+
+
+def _remote_metrics(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Metric]:
+    """The metrics of `REMOTE`: a mean, and two counts."""
+    found = {}
+    for name, (unit, note) in REMOTE.items():
+        values = [row[name] for row in rows]
+        if name == "cloud_wait_ms":
+            found[name] = metric(values, unit=unit, seed=seed, note=note)
+        else:
+            found[name] = Metric(value=sum(values), unit=unit, n=len(values), origin="computed", note=note)
+    return found
 
 
 def _positions(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgecloud.instructions import CAPTION_TYPES, LANGUAGES, PROMPT_TYPES
 from edgecloud.manifest import file_sha256, read_manifest
+from edgecloud.network import NetworkConfig
 from suite.config import store
 from suite.errors import ConfigError, UserError, check_choice, check_range
 from suite.hardware.profile import HardwareConfig
@@ -23,11 +26,20 @@ GATES = {
     "random": "random_rate",
     "oracle": "oracle_threshold",
 }
+# gate -> the threshold at which it sends everything, and decoding is as with `always`
+SENDS_ALL = {"entropy": 0.0, "confidence": 1.0, "adaedl": 1.0, "uhlm": 0.0, "random": 1.0, "oracle": 0.0}
 STOPS = ("none", "entropy", "confidence", "adaedl", "uhlm")
 DRAFTERS = ("edge", "lookup", "none")
 SCHEDULES = ("fixed", "heuristic")
 VERIFICATIONS = ("lossless", "rank", "bild", "ensemble")
-ENGINES = ("lean", "transformers")
+TRANSPORTS = ("inproc", "grpc")
+ON_CLOUD_LOSS = ("fallback", "fail")
+ENGINES = ("lean", "transformers", "llama_cpp")
+CODECS = ("ids", "topk", "full", "residual")
+AUDIO_CODECS = ("pcm16", "log_mel")
+CLOCKS = ("measured", "modelled")
+SWEEPS = ("live", "replay")
+ON_TRACE_END = ("live", "refuse")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -78,11 +90,43 @@ class SpecDecConfig:
     stop: list[str] = field(default_factory=list)
     """Texts that end the output; the text is cut before them."""
     engine: str = "lean"
-    """`lean`: our forward pass where it knows the architecture (the record says); `transformers`: always its own."""
+    """`lean`: our forward pass where it knows the architecture (the record says); `transformers`: always its own;
+    `llama_cpp`: llama.cpp on GGUF files (text only; an extra), made 8-bit from a checkpoint that has none."""
+    batch_size: int = 1
+    """Samples decoded side by side on the same weights (batch.py): more tokens a second in all, each sample slower."""
+    sweep: str = "live"
+    """`live`: the models decode; `replay`: a recorded trace does, in a hundredth of the time (docs/replay.md)."""
+    trace: str | None = None
+    """`replay`: the trace file; None: one under outputs/.traces, by what it is made of."""
+    on_trace_end: str = "live"
+    """`replay`, where the trace ends: ask the models and add what they say (`live`), or fail the sample (`refuse`)."""
     warmup: int = 1
     """Samples decoded and thrown away before timing starts."""
     cloud_hardware: HardwareConfig = field(default_factory=HardwareConfig)
     """Where the cloud model runs; `hardware` is where the edge runs."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """What lies between, on a virtual clock (docs/network.md); type `network=4g`."""
+    codec: str = "ids"
+    """What is sent of a draft: `ids`; `topk` or `full` probabilities too; `residual` (codecs.py)."""
+    codec_top: int = 16
+    """`topk`: probabilities of each token."""
+    audio_codec: str = "pcm16"
+    """How a clip goes to the cloud: `pcm16` samples, or `log_mel` features in 16 bit."""
+    overlap: bool = False
+    """The edge drafts on while the cloud judges, and keeps the draft where it had guessed the bonus token."""
+    clock: str = "measured"
+    """Compute time of the end-to-end figures: `measured` here, or `modelled` from both hardware profiles' sheets."""
+    transport: str = "inproc"
+    """Where the cloud is: `inproc` in this process; `grpc` another one (edgecloud/cloud.py), perhaps elsewhere."""
+    cloud_address: str = "127.0.0.1:50051"
+    """`grpc`: host:port of the cloud."""
+    cloud_token_env: str = "EDGECLOUD_TOKEN"
+    """`grpc`: environment variable with the secret the cloud asks for; only its name is recorded."""
+    cloud_timeout_s: float = 30.0
+    """`grpc`: a cloud that has not answered for so long is lost."""
+    on_cloud_loss: str = "fallback"
+    """`grpc`: a cloud lost after the start costs a sample its verification (`fallback`: the edge ends it alone) or the
+    sample itself (`fail`); the next one tries to connect again."""
 
     def __post_init__(self) -> None:
         check_choice("task.method", self.method, METHODS)
@@ -104,8 +148,40 @@ class SpecDecConfig:
         check_range("task.top_p", self.top_p, 1e-6, 1.0)
         check_range("task.max_new_tokens", self.max_new_tokens, 1, 32768)
         check_range("task.warmup", self.warmup, 0, 100)
+        check_range("task.batch_size", self.batch_size, 1, 1024)
+        for name, legal in (("engine", "lean"), ("transport", "inproc")):
+            if self.batch_size > 1 and getattr(self, name) != legal:
+                raise ConfigError(
+                    f"task.batch_size={self.batch_size} decodes in this process with engine lean; set task.{name}="
+                    f"{legal}, or task.batch_size=1."
+                )
+        check_choice("task.codec", self.codec, CODECS)
+        check_choice("task.audio_codec", self.audio_codec, AUDIO_CODECS)
+        check_choice("task.clock", self.clock, CLOCKS)
+        check_range("task.codec_top", self.codec_top, 1)
+        if self.clock == "modelled" and self.transport != "inproc":
+            raise ConfigError(
+                "task.clock=modelled needs the shapes of both models, and task.transport=grpc brings only the edge's; "
+                "set task.transport=inproc."
+            )
         if "" in self.stop:
             raise ConfigError("task.stop holds an empty text, which would end every output at once; remove it.")
+        check_choice("task.transport", self.transport, TRANSPORTS)
+        check_choice("task.on_cloud_loss", self.on_cloud_loss, ON_CLOUD_LOSS)
+        check_range("task.cloud_timeout_s", self.cloud_timeout_s, 0.001, 86400.0)
+        if self.transport == "grpc":
+            if not re.fullmatch(r".+:\d{1,5}", self.cloud_address):
+                raise ConfigError(f"task.cloud_address={self.cloud_address} must be host:port.")
+            for name, legal in (("method", "specdec"), ("drafter", "edge")):
+                if getattr(self, name) != legal:
+                    raise ConfigError(
+                        f"task.{name}={getattr(self, name)} does not split decoding over two processes; with "
+                        f"task.transport=grpc set task.{name}={legal}."
+                    )
+        check_choice("task.sweep", self.sweep, SWEEPS)
+        check_choice("task.on_trace_end", self.on_trace_end, ON_TRACE_END)
+        if self.sweep == "replay":
+            self._check_replays()
         if self.drafter != "edge":
             for name, legal in (("gate", "always"), ("draft_stop", "none")):
                 if getattr(self, name) != legal:
@@ -115,6 +191,21 @@ class SpecDecConfig:
                     )
             if self.verification == "ensemble":
                 raise ConfigError("task.verification=ensemble mixes two models; set task.drafter=edge.")
+
+    def _check_replays(self) -> None:
+        """A trace holds what two greedy models in one process say of each other's tokens."""
+        played = {"method": "specdec", "drafter": "edge", "temperature": 0, "batch_size": 1, "transport": "inproc"}
+        for name, legal in played.items():
+            if getattr(self, name) != legal:
+                raise ConfigError(
+                    f"task.{name}={getattr(self, name)} cannot be replayed from a trace; set task.{name}={legal}, or "
+                    "task.sweep=live."
+                )
+        if self.verification == "ensemble":
+            raise ConfigError(
+                "task.verification=ensemble needs whole distributions, which a trace does not hold; set "
+                "task.sweep=live."
+            )
 
     def decoders(self) -> tuple[str, ...]:
         """Names in the `models` group of the models that decode."""
@@ -130,6 +221,36 @@ class SpecDecConfig:
     def models_used(self) -> tuple[str, ...]:
         """Names of all models that can move a number; `scorer`, for BERTScore, may be missing."""
         return (*self.decoders(), "scorer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIfConfig(SpecDecConfig):
+    """`task=specdec_what_if`: the rounds of a small pair that is decoded here, in the times of another that is not."""
+
+    name: str = "specdec_what_if"
+    k: int = 4
+    gate: str = "always"
+    verification: str = "lossless"
+    shapes: dict[str, Any] = field(default_factory=dict)
+    """`edge` and `cloud`: fields of the config.json of the models asked about; type `shapes=NAME`."""
+    edge_weight_bits: float = 4.5
+    """Of one stored weight on the edge, its share of scales included; 4.5 is GGUF's Q4_0, which a phone can hold."""
+    cloud_weight_bits: float = 16.0
+    """Of one stored weight in the cloud."""
+    rtts_ms: list[float] = field(default_factory=lambda: [0, 5, 10, 20, 30, 40, 55, 75, 100, 150, 200, 300, 500])
+    """Round trips of the plot."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, legal in (("method", "specdec"), ("drafter", "edge"), ("sweep", "live"), ("transport", "inproc")):
+            if getattr(self, name) != legal:
+                raise ConfigError(f"task=specdec_what_if compares all methods itself; leave task.{name}={legal}.")
+        for name in ("edge_weight_bits", "cloud_weight_bits"):
+            check_range(f"task.{name}", getattr(self, name), 1.0, 32.0)
+        for rtt_ms in self.rtts_ms:
+            check_range("task.rtts_ms", rtt_ms, 0.0, 1e6)
+        if missing := {"edge", "cloud"} - self.shapes.keys():
+            raise ConfigError(f"task.shapes has no {' and no '.join(sorted(missing))}; type shapes=NAME.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,5 +340,7 @@ class VoicesConfig:
 def register() -> None:
     """Make the schemas known to Hydra."""
     store(SpecDecConfig, name="specdec_schema")
+    store(WhatIfConfig, name="specdec_what_if_schema")
+    store(NetworkConfig, name="network_schema")
     store(PromptsConfig, name="prompts_schema")
     store(VoicesConfig, name="voices_schema")

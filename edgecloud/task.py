@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edgecloud.audio import read_clip
 from edgecloud.data import Sample, encode, read_data
-from edgecloud.schema import SpecDecConfig, VoicesConfig
+from edgecloud.schema import SENDS_ALL, SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
+from suite.context import ok
 from suite.errors import UserError
 from suite.result import Result
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgecloud.draft import Drafter
     from edgecloud.lm import Prompt
     from edgecloud.pair import Pair
+    from edgecloud.replayed import Replay
     from edgecloud.sampling import Sampling
     from edgecloud.verify import Cloud
     from suite.context import RunContext
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 def run(cfg: RunConfig, ctx: RunContext) -> Result:
     """Decode what is not decoded yet, then aggregate over all samples."""
     # torch comes with these; a job that is finished already never gets here
+    from edgecloud.batch import in_lanes
+    from edgecloud.clock import calibration, clock_of
     from edgecloud.live import Live
     from edgecloud.metrics import aggregate, greedy_references, names_emotion, per_sample, scorer_folder
     from edgecloud.pair import load_pair, text_of
@@ -41,30 +45,42 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     data = read_data(cfg.dataset)
     if data.corpus:
         scorer_folder(cfg)  # if it cannot be had, say so now and not after the decoding
-    pair = load_pair(ctx, task)
+    replay = open_replay(cfg, ctx) if task.sweep == "replay" else None
+    pair = load_pair(ctx, task) if replay is None else replay.pair
     if isinstance(cfg.dataset, VoicesConfig):
         check_hears(pair)
     references = greedy_references(cfg)
-    decode = decoder(task, pair, cfg.seed)
-    for sample in [sample for sample in data.samples if not sample.problem][: task.warmup]:
+    clock = clock_of(cfg, pair)
+    decode = decoder(task, pair, cfg.seed) if replay is None else replay.decode
+    if pair.batcher is not None:
+        others = [decoder(task, pair.beside(), cfg.seed) for _ in range(task.batch_size - 1)]
+        decode = in_lanes([decode, *others], pair.batcher)
+    for sample in [sample for sample in data.samples if not sample.problem][: 0 if replay else task.warmup]:
         with suppress(UserError):  # it is told when the sample's turn comes
             decode(sample, ask(sample, pair)[0])
 
     def work(sample: Sample) -> dict[str, Any]:
-        prompt, features_ms = ask(sample, pair)
+        prompt, features_ms = ask(sample, pair) if replay is None else replay.ask(sample)
         live = Live(pair.tokenizer) if isinstance(cfg.dataset, VoicesConfig) and cfg.dataset.audio else None
         if live:
             live.begin(sample.id, sources(task))
-        with ctx.meter.window(sample.id) as window:
+        with nullcontext() if replay else ctx.meter.window(sample.id) as window:
+            began_s = time.time()
             output = decode(sample, prompt, live.token if live else None)
         text = text_of(output.tokens, pair.tokenizer, task.stop)
         metrics = per_sample(
             output,
-            window.reading,
+            None if window is None else window.reading,
             features_ms=features_ms,
             greedy=references.get(sample.id),
             named=names_emotion(text, data.emotions.get(sample.category, ())),
+            began_s=None if replay else began_s,
+            **({} if pair.line is None else pair.line.costs()),
         )
+        if replay is not None:
+            metrics |= replay.counts()
+        if clock is not None:
+            metrics |= clock.per_sample(output, prompt, sample.id)
         if live:
             live.end(metrics)
         elif cfg.verbose:
@@ -78,11 +94,29 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
             "tokens": output.tokens,
             "sources": output.sources,
             "counters": asdict(output.counters),
+            **({} if pair.line is None else {"cloud_loss": pair.line.loss and asdict(pair.line.loss)}),
+            **({} if clock is None else {"compute_s": clock.compared(output, prompt)}),
             "metrics": metrics,
         }
 
-    ctx.each(data.samples, work, label=task.method)
-    return aggregate(cfg, ctx, data, {"mode": mode(task), "models": pair.facts})
+    try:
+        stop = pair.batcher.stop if pair.batcher else lambda: None
+        ctx.each(data.samples, work, label=task.method, workers=task.batch_size, stop=stop)
+    finally:
+        if pair.line is not None:
+            pair.line.close()
+    facts = {"mode": mode(task), "models": pair.facts, **(replay.facts if replay else {})}
+    if clock is not None:
+        compared = calibration([row["compute_s"] for row in ok(ctx.samples)])
+        facts |= {"clock": clock.note, "codec_lossless": clock.lossless, "calibration": compared}
+    return aggregate(cfg, ctx, data, facts)
+
+
+def open_replay(cfg: RunConfig, ctx: RunContext) -> Replay:
+    """The trace of the job, ready to play."""
+    from edgecloud.replayed import Replay
+
+    return Replay(cfg, ctx)
 
 
 def ask(sample: Sample, pair: Pair) -> tuple[Prompt, float | None]:
@@ -130,7 +164,7 @@ def mode(task: SpecDecConfig) -> str:
         "bild": True,
         "ensemble": task.cloud_weight < 1,
     }[task.verification]
-    gated = task.gate != "always" and not (task.gate == "entropy" and task.entropy_threshold == 0)
+    gated = task.gate != "always" and task.threshold(task.gate) != SENDS_ALL[task.gate]
     return " + ".join([name for name, is_so in (("gated", gated), ("relaxed", relaxed)) if is_so]) or "lossless"
 
 
@@ -147,6 +181,7 @@ def decoder(task: SpecDecConfig, pair: Pair, seed: int) -> Any:
         gate=GATES[task.gate],
         threshold=task.threshold(task.gate),
         heuristic=task.draft_schedule == "heuristic",
+        overlap=task.overlap,
     )
     if task.method in ("edge", "cloud"):
         model = getattr(pair, task.method)
@@ -156,9 +191,13 @@ def decoder(task: SpecDecConfig, pair: Pair, seed: int) -> Any:
 
         return alone
     drafter, cloud = parts(task, pair)
+    if pair.line is not None:
+        rules = replace(rules, gate=pair.line.gate(rules.gate))
+
+    clock = time.perf_counter if pair.tape is None else pair.tape.clock
 
     def both(sample: Sample, prompt: Prompt, on_token: OnToken | None = None) -> Output:
-        return speculate(drafter, cloud, prompt, rules, ending, Luck(seed, sample.id), on_token)
+        return speculate(drafter, cloud, prompt, rules, ending, Luck(seed, sample.id), on_token, clock)
 
     return both
 
@@ -172,9 +211,9 @@ def sampling(task: SpecDecConfig) -> Sampling:
 
 def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
     """Who drafts and who judges."""
-    from edgecloud.draft import Drafted, LookupDrafter, NoDrafter
+    from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, NoDrafter
     from edgecloud.gates import GATES
-    from edgecloud.verify import VERIFIERS, LocalCloud, Verification, in_process
+    from edgecloud.verify import VERIFIERS, LocalCloud, Verification, ensemble, in_process
 
     verifier = VERIFIERS[task.verification]
     how = Verification(
@@ -183,8 +222,7 @@ def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
         surprise_threshold_nats=task.bild_threshold,
         cloud_weight=task.cloud_weight,
     )
-    assert pair.cloud is not None
-    if pair.edge is None:
+    if pair.edge is None and pair.cloud is not None:
         other = LookupDrafter(how.sampling, pair.cloud.vocab) if task.drafter == "lookup" else NoDrafter()
         return other, LocalCloud(pair.cloud, verifier, how)
     unsure, threshold = (
@@ -194,4 +232,16 @@ def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
     def stop(drafted: Drafted) -> bool:
         return unsure is not None and unsure(drafted, threshold)
 
+    if pair.tape is not None:
+        from edgecloud.replay import RecordedCloud, RecordedDrafter
+
+        recorded = RecordedCloud(pair.tape, verifier, how, pair.eos)
+        return RecordedDrafter(pair.tape, stop, lots=task.gate == "random"), recorded
+    assert pair.edge is not None
+    if pair.line is not None:
+        from edgecloud.remote import RemoteCloud
+
+        drafter = EdgeDrafter(pair.edge, how.sampling, stop, keep_q=verifier is ensemble)
+        return drafter, RemoteCloud(pair.line, task.verification, how, fall_back=task.on_cloud_loss == "fallback")
+    assert pair.cloud is not None
     return in_process(pair.edge, pair.cloud, verifier, how, stop)

@@ -100,17 +100,20 @@ def rank(drafted: Drafted, view: View, how: Verification, luck: Luck, position: 
 def bild(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     """Roll back to the earliest token with -log p(token) above the threshold; the cloud's token replaces it.
 
-    Big Little Decoder's rollback (Kim et al. 2023, arXiv:2302.07863, section 3.3).
+    Big Little Decoder's rollback policy (Kim et al. 2023, arXiv:2302.07863). As in its authors' code, where the cloud
+    comes to the same token there is nothing to roll back: so threshold 0 takes the cloud's token everywhere.
     """
     if view.surprise_nats(drafted.token) <= how.surprise_threshold_nats:
         return True, drafted.token
-    return False, choose(view, how.sampling, luck, position)
+    token = choose(view, how.sampling, luck, position)
+    return token == drafted.token, token
 
 
 def ensemble(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
-    """Lossless towards the mixture v = w p + (1 - w) q instead of p; w = 1 is `lossless`.
+    """Lossless towards the mixture v = w p + (1 - w) q instead of p; w = 1 is `lossless`, w = 0 accepts everything.
 
-    Greedy: accept the argmax of v, of the two models' softmax at temperature 1.
+    Greedy: accept the argmax of v, of the two models' softmax at temperature 1. It is about drafted tokens: a bonus
+    token, where there is no q, is the cloud's own.
     """
     w = how.cloud_weight
     if how.sampling.greedy:

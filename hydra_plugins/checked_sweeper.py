@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from importlib import import_module
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from suite.config import explain, typed
 from suite.errors import ConfigError, UserError
+
+ANALYSES = {"specdec": "edgecloud.analysis:analyse"}  # task -> what looks at a whole sweep of it, given its folder
 
 
 class CheckedSweeper(BasicSweeper):
@@ -137,15 +140,30 @@ class _SkipFinished:
 
 
 def _aggregate(folder: Path) -> None:
-    """Table on the screen, table.csv, table.parquet and report.html in the folder, from the records there are."""
+    """The studies' analyses, table on the screen, table.csv, table.parquet and report.html, from the records."""
     from suite.report.export import write_table
     from suite.report.html import write_report
     from suite.report.table import show_sweep
 
     if any(folder.glob("*/record.json")):
+        _analyse(folder)
         show_sweep(folder)
         write_table(folder)
         print(f"report: {write_report(folder)}")
+
+
+def _analyse(folder: Path) -> None:
+    """Let each study look at its jobs; an analysis that fails costs a sentence, not the table."""
+    from suite.records.store import read_record
+
+    tasks = {record["task"] for path in folder.glob("*/record.json") if (record := read_record(path.parent))}
+    for task in sorted(tasks):
+        if entry := ANALYSES.get(task):
+            module, _, function = entry.partition(":")
+            try:
+                getattr(import_module(module), function)(folder)
+            except UserError as error:
+                print(f"no analysis: {error}")
 
 
 ConfigStore.instance().store(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,6 +37,7 @@ class HasId(Protocol):
 
 
 S = TypeVar("S", bound=HasId)
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -64,38 +68,80 @@ class RunContext:
         """Random numbers that depend on (seed, sample, purpose, step) alone."""
         return generator(self.config.seed, sample, purpose, step)
 
-    def each(self, items: Sequence[S], work: Callable[[S], Mapping[str, Any]], label: str) -> None:
-        """Do the samples that are not done yet, keeping each as it is finished.
+    def each(
+        self,
+        items: Sequence[S],
+        work: Callable[[S], Mapping[str, Any]],
+        label: str,
+        *,
+        workers: int = 1,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do the samples that are not done yet, keeping each as it is finished, in the order of `items`.
 
         A sample whose `work` raises a `UserError` is kept as failed and the run goes on, unless `strict`.
-        """
-        for item in self._progress([item for item in items if item.id not in self.samples], len(items), label):
-            try:
-                row = {"id": item.id, "status": "ok", "error": None, **work(item)}
-            except UserError as error:
-                if self.config.strict:
-                    raise
-                log.warning("sample %s failed: %s", item.id, error)
-                row = {"id": item.id, "status": "failed", "error": str(error), "metrics": {}}
-            self.samples.append(row)
-            self.tracker.log_sample(row)
 
-    def _progress(self, items: Sequence[S], total: int, label: str) -> Iterator[S]:
+        Args:
+            items: all samples.
+            work: what to do with one; the rest of its row.
+            label: for the progress bar.
+            workers: threads that work at the same time.
+            stop: makes the `work` of all threads end soon; called when the run ends early.
+        """
+        todo = [item for item in items if item.id not in self.samples]
+        rows = self._in_threads(todo, work, workers, stop) if workers > 1 else (self._row(i, work) for i in todo)
+        with closing(rows):
+            for row in self._progress(rows, len(todo), len(items), label):
+                self._keep(row)
+
+    def _row(self, item: S, work: Callable[[S], Mapping[str, Any]]) -> dict[str, Any]:
+        """A sample, done or failed."""
+        try:
+            return {"id": item.id, "status": "ok", "error": None, **work(item)}
+        except UserError as error:
+            if self.config.strict:
+                raise
+            log.warning("sample %s failed: %s", item.id, error)
+            return {"id": item.id, "status": "failed", "error": str(error), "metrics": {}}
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.samples.append(row)
+        self.tracker.log_sample(row)
+
+    def _in_threads(
+        self, items: Sequence[S], work: Callable[[S], Mapping[str, Any]], workers: int, stop: Callable[[], None]
+    ) -> Generator[dict[str, Any], None, None]:
+        """The rows of `items` in their order; ended early, it keeps what was done ahead of its turn."""
+        with ThreadPoolExecutor(workers) as pool:
+            futures = deque(pool.submit(self._row, item, work) for item in items)
+            try:
+                while futures:
+                    futures[0].exception()  # waits; an error or an interrupt leaves it where it is
+                    yield futures.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if futures:
+                    stop()
+                for future in futures:
+                    if not future.cancelled() and future.exception() is None:
+                        self._keep(future.result())
+
+    def _progress(self, rows: Iterable[R], todo: int, total: int, label: str) -> Iterator[R]:
         """A bar on a terminal; plain lines with the time left elsewhere."""
-        done = total - len(items)
+        done = total - todo
         if done:
             log.info("%s: %d of %d samples are done already", label, done, total)
         if sys.stderr.isatty() and total > 1:
             from tqdm import tqdm
 
-            yield from tqdm(items, desc=label, total=total, initial=done, unit="sample", dynamic_ncols=True)
+            yield from tqdm(rows, desc=label, total=total, initial=done, unit="sample", dynamic_ncols=True)
             return
         start = spoken = time.monotonic()
-        for i, item in enumerate(items):
-            yield item
+        for i, row in enumerate(rows):
+            yield row
             now = time.monotonic()
             if now - spoken > REPORT_EVERY_S:
-                left_s = (now - start) / (i + 1) * (len(items) - i - 1)
+                left_s = (now - start) / (i + 1) * (todo - i - 1)
                 log.info("%s: %d of %d samples, about %.0f s left", label, done + i + 1, total, left_s)
                 spoken = now
 

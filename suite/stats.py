@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -145,8 +146,13 @@ def ratio_ci(
     value = math.fsum(top) / math.fsum(bottom)
     if n < 2:
         return Estimate(value=value, ci95=None, n=n)
-    blocks = _resamples(n, draws, _generator(seed, purpose))
-    drawn = np.concatenate([_ratio(top[block].sum(axis=1), bottom[block].sum(axis=1)) for block in blocks])
+    means = bool((bottom == 1.0).all())  # then every resample's denominators sum to n
+    drawn = np.concatenate(
+        [
+            _ratio(top[block].sum(axis=1), np.full(len(block), float(n)) if means else bottom[block].sum(axis=1))
+            for block in _resamples(n, draws, seed, purpose)
+        ]
+    )
     left_out = _ratio(top.sum() - top, bottom.sum() - bottom)
     drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
     return Estimate(value=value, ci95=_interval(value, drawn, left_out, method), n=n)
@@ -266,7 +272,7 @@ def _bootstrap(
     check_range("n", n, 1)
     everything = np.arange(n, dtype=np.int64)
     value = float(statistic(everything))
-    blocks = _resamples(n, draws, _generator(seed, purpose)) if n > 1 else iter(())
+    blocks = _resamples(n, draws, seed, purpose) if n > 1 else ()
     drawn = np.fromiter((statistic(row) for block in blocks for row in block), dtype=np.float64)
     left_out = np.fromiter((statistic(np.delete(everything, i)) for i in range(n) if n > 1), dtype=np.float64)
     if not (math.isfinite(value) and np.isfinite(drawn).all() and np.isfinite(left_out).all()):
@@ -303,10 +309,22 @@ def _bca_levels(value: float, drawn: FloatArray, left_out: FloatArray) -> tuple[
     return level(ALPHA / 2), level(1 - ALPHA / 2)
 
 
-def _resamples(n: int, draws: int, generator: np.random.Generator) -> Iterator[IndexArray]:
+def _resamples(n: int, draws: int, seed: int, purpose: str) -> Iterable[IndexArray]:
     """Blocks of (b, n) sample indices drawn with replacement, `draws` rows in all."""
     check_range("draws", draws, 100)
-    rows = max(1, _CHUNK // n)
+    return (_whole(n, draws, seed, purpose),) if draws * n <= _CHUNK else _blocks(n, draws, seed, purpose)
+
+
+@lru_cache(maxsize=4)
+def _whole(n: int, draws: int, seed: int, purpose: str) -> IndexArray:
+    """The one block of few samples: every metric of a job, and every job of a sweep, draws it again."""
+    (block,) = _blocks(n, draws, seed, purpose)
+    block.flags.writeable = False
+    return block
+
+
+def _blocks(n: int, draws: int, seed: int, purpose: str) -> Iterator[IndexArray]:
+    generator, rows = _generator(seed, purpose), max(1, _CHUNK // n)
     for start in range(0, draws, rows):
         yield generator.integers(n, size=(min(rows, draws - start), n), dtype=np.int64)
 

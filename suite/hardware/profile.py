@@ -16,6 +16,7 @@ _POSITIVE = (
     "peak_tflops_32bit",
     "power_w",
     "launch_overhead_us",
+    "price_usd_per_h",
 )
 
 
@@ -49,6 +50,10 @@ class HardwareConfig:
     """Board or package power."""
     launch_overhead_us: float | None = None
     """Time to start one kernel; an assumption unless `sources` says otherwise."""
+    price_usd_per_h: float | None = None
+    """Rent of one device; None where it is one's own or nobody rents it."""
+    calibration: dict[str, float] = field(default_factory=dict, hash=False)
+    """Measured over modelled time by model id, where this hardware was measured; any other model has factor 1."""
     sources: list[str] = field(default_factory=list, hash=False)
     """Where the figures come from, one sentence each."""
 
@@ -64,6 +69,9 @@ class HardwareConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"hardware.{name}={value} must be above 0, or null where the sheet does not say.")
+        for model, factor in self.calibration.items():
+            if not factor > 0:
+                raise ConfigError(f"hardware.calibration.{model}={factor} must be above 0: measured over modelled.")
         if self.card_memory_cap_gb is not None and self.card_memory_gb is not None:
             check_range("hardware.card_memory_cap_gb", self.card_memory_cap_gb, 0, self.card_memory_gb)
 

@@ -6,6 +6,8 @@ alone, so the same records give the same bytes.
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -25,7 +27,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 70re
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } .dim { opacity: .7 } .warn { color: var(--warn) }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
-td:last-child { white-space: normal } th { cursor: pointer } svg { max-width: 100%; height: auto }
+td:last-child { white-space: normal } th { cursor: pointer } svg, img { max-width: 100%; height: auto }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: .4rem .7rem }
 """
 # a number sorts as a number (its data-v), anything else as text; a second click turns the order round
@@ -80,6 +82,7 @@ def page(
             f"<h2>Difference from job {base} on the same samples</h2>",
             _plain(PAIRED_HEADER, paired_rows(differences)),
         ]
+    parts += _analysis(sweep.folder)
     if figure:
         parts += [f"<h2>Figure</h2><div class=wide>{figure}</div>"]
     parts += ["<h2>Runs</h2>", *_cards(sweep)]
@@ -87,6 +90,17 @@ def page(
         '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style>\n" + "\n".join(parts) + f"\n<script>{SCRIPT}</script></html>\n"
     )
+
+
+def _analysis(folder: Path) -> list[str]:
+    """What a study found out about its own jobs: the `summary` of analysis.json, and every plots/*.svg."""
+    found, plots = folder / "analysis.json", sorted((folder / "plots").glob("*.svg"))
+    told = json.loads(found.read_text(encoding="utf-8"))["summary"] if found.exists() else []
+    # as pictures of their own: the ids inside two figures of one page would clash
+    images = [(path.stem, b64encode(path.read_bytes()).decode()) for path in plots]
+    parts = [f"<p>{escape(sentence)}</p>" for sentence in told]
+    parts += [f'<p><img alt="{escape(name)}" src="data:image/svg+xml;base64,{data}"></p>' for name, data in images]
+    return ["<h2>Analysis</h2>", *parts] if parts else []
 
 
 def _sweep_table(sweep: Sweep, metrics: Sequence[str]) -> str:

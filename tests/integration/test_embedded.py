@@ -11,23 +11,22 @@ import torch
 from omegaconf import OmegaConf
 
 from edgecloud.data import Sample, encode, read_prompts
-from edgecloud.decode import Ending, Rules, speculate
-from edgecloud.gates import GATES
+from edgecloud.decode import Ending
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.metrics import GREEDY
-from edgecloud.sampling import Luck, Sampling
+from edgecloud.sampling import Luck
 from edgecloud.schema import PromptsConfig
-from edgecloud.verify import VERIFIERS
 from suite.config import CONF
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import Loaded, load
 from suite.models.plan import Placement
 from suite.models.spec import ModelConfig
+from tests.loop import Way, together
 
 PROMPTS = read_prompts(PromptsConfig().file(), None)
 ANSWERS = PromptsConfig().file().with_name(GREEDY)
 RECORDED = {row["id"]: row for row in map(json.loads, ANSWERS.read_text().splitlines())}
-LOSSLESS = Rules(k=4, gate=GATES["always"], threshold=0.0, verifier=VERIFIERS["lossless"])
+LOSSLESS = Way(k=4)
 
 
 @cache
@@ -51,7 +50,7 @@ def ours(sample: Sample, tokens: int) -> list[int]:
     cloud = pair()["cloud"]
     ending = Ending(max_new_tokens=tokens, eos=frozenset([cloud.tokenizer.eos_token_id]))
     prompt = Prompt(tokens=encode(sample, cloud.tokenizer))
-    return speculate(*wrapped(), prompt, LOSSLESS, ending, Sampling(), Luck(0, sample.id)).tokens
+    return together(*wrapped(), prompt, LOSSLESS, ending, Luck(0, sample.id)).tokens
 
 
 def test_every_prompt_has_a_recorded_greedy_answer_of_the_configured_cloud():
@@ -69,7 +68,7 @@ def test_edge_drafts_what_the_cloud_would_write_a_third_of_the_time():
     edge, cloud = wrapped()
     ending = Ending(max_new_tokens=32, eos=frozenset([2]))
     prompts = [Prompt(tokens=encode(sample, pair()["cloud"].tokenizer)) for sample in PROMPTS[:6]]
-    outputs = [speculate(edge, cloud, prompt, LOSSLESS, ending, Sampling(), Luck(0, "")) for prompt in prompts]
+    outputs = [together(edge, cloud, prompt, LOSSLESS, ending, Luck(0, "")) for prompt in prompts]
     accepted, tested = (sum(getattr(out.counters, name) for out in outputs) for name in ("accepted", "tested"))
     assert accepted / tested > 1 / 3
 

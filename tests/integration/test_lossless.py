@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,52 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from edgecloud import decode, gates, verify
-from edgecloud.decode import Ending, Rules, generate, speculate
+from edgecloud import gates, verify
+from edgecloud.decode import Ending
+from edgecloud.draft import Drafted
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
+from edgecloud.verify import Verification, View
+from tests.loop import Way, alone, together
 from tests.tiny import VOCAB, FakeLM, Rule, fresh_logits, gpt2, llama, mistral, qwen2, related, short_head
 
-GREEDY, LUCK = Sampling(), Luck(0, "greedy")
-WAYS = [  # every combination that is lossless
-    Rules(k=1, gate=gate, threshold=0.0, verifier=verifier, rank_threshold=1)
-    for gate, verifier in product((gates.always, gates.entropy), (verify.lossless, verify.rank))
+LUCK = Luck(0, "greedy")
+# every part that keeps decoding lossless; any of them goes with any other, but for the drafters that no gate can ask
+VERIFIERS: list[dict[str, Any]] = [
+    {"verifier": verify.lossless},
+    {"verifier": verify.rank, "rank_threshold": 1},  # when greedy
+    {"verifier": verify.bild, "surprise_threshold_nats": 0.0},  # when greedy
+    {"verifier": verify.ensemble, "cloud_weight": 1.0},
 ]
+GATES: list[dict[str, Any]] = [
+    {"gate": gates.always},
+    {"gate": gates.entropy, "threshold": 0.0},
+    {"gate": gates.confidence, "threshold": 1.0},
+    {"gate": gates.adaedl, "threshold": 1.0},
+    {"gate": gates.uhlm, "threshold": 0.0},
+    {"gate": gates.random, "threshold": 1.0},
+    {"gate": gates.oracle, "threshold": 0.0},
+]
+STOPS: list[dict[str, Any]] = [
+    {},
+    {"draft_stop": gates.entropy, "draft_stop_threshold": 1.0},
+    {"draft_stop": gates.confidence, "draft_stop_threshold": 0.6},
+    {"draft_stop": gates.adaedl, "draft_stop_threshold": 0.5},
+    {"draft_stop": gates.uhlm, "draft_stop_threshold": 0.3},
+]
+
+
+def some_way(rng: np.random.Generator) -> Way:
+    """A lossless way to decode greedily, any."""
+
+    def one(options: list[dict[str, Any]]) -> dict[str, Any]:
+        return options[int(rng.integers(len(options)))]
+
+    drafter = ["edge", "edge", "edge", "lookup", "none"][int(rng.integers(5))]
+    common = {"k": int(rng.integers(1, 9)), "heuristic": bool(rng.integers(2)), "drafter": drafter}
+    if drafter == "edge":
+        return Way(**common, **one(VERIFIERS), **one(GATES), **one(STOPS))
+    return Way(**common, **one(VERIFIERS[:3]))
 
 
 def noisy(model: Any, seed: int) -> tuple[Any, Any]:
@@ -54,26 +88,25 @@ def pair(name: str, seed: int) -> tuple[CachedLM, CachedLM]:
     return CachedLM(edge, vocab=VOCAB), CachedLM(cloud, vocab=VOCAB)
 
 
-def cases(names: list[str], count: int) -> list[tuple[str, int, list[int], Rules, Ending]]:
-    """`count` random (pair, seed of its weights, prompt, rules, ending)."""
+def cases(names: list[str], count: int) -> list[tuple[str, int, Prompt, Way, Ending]]:
+    """`count` random (pair, seed of its weights, prompt, way, ending)."""
     rng = np.random.default_rng(7)
     found = []
     for i in range(count):
-        prompt = rng.integers(0, VOCAB, size=rng.integers(1, 20)).tolist()
-        rules = replace(WAYS[int(rng.integers(len(WAYS)))], k=int(rng.integers(1, 9)))
+        prompt = Prompt(tokens=rng.integers(0, VOCAB, size=rng.integers(1, 20)).tolist())
+        way = some_way(rng)
         eos = frozenset(rng.integers(0, VOCAB, size=rng.integers(0, 3)).tolist())
         ending = Ending(max_new_tokens=int(rng.integers(1, 25)), eos=eos)
-        found.append((names[i % len(names)], i % 5, prompt, rules, ending))
+        found.append((names[i % len(names)], i % 5, prompt, way, ending))
     return found
 
 
 def assert_equal_to_cloud_alone(names: list[str], count: int) -> None:
     accepted = tested = 0
-    for name, seed, prompt, rules, ending in cases(names, count):
+    for name, seed, prompt, way, ending in cases(names, count):
         edge, cloud = pair(name, seed)
-        out = speculate(edge, cloud, Prompt(tokens=prompt), rules, ending, GREEDY, LUCK)
-        alone = generate(cloud, Prompt(tokens=prompt), ending, GREEDY, LUCK, "cloud")
-        assert out.tokens == alone.tokens, (name, seed, prompt, rules, ending)
+        out = together(edge, cloud, prompt, way, ending, LUCK)
+        assert out.tokens == alone(cloud, prompt, way, ending, LUCK).tokens, (name, seed, prompt, way, ending)
         accepted, tested = accepted + out.counters.accepted, tested + out.counters.tested
     assert 0.2 < accepted / tested < 0.9  # neither a draft that is never nor one that is always right
 
@@ -91,9 +124,9 @@ def test_greedy_is_token_identical_in_20000_cases() -> None:
     assert_equal_to_cloud_alone([*PAIRS, *SLOW_PAIRS], 20_000)
 
 
-def theirs(cloud: Any, prompt: list[int], ending: Ending, edge: Any = None) -> list[int]:
+def theirs(cloud: Any, prompt: Prompt, ending: Ending, edge: Any = None) -> list[int]:
     """New tokens of transformers' own greedy decoding, assisted by `edge` where given."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt.tokens])
     made = cloud.generate(
         ids,
         attention_mask=torch.ones_like(ids),  # else prompt tokens equal to the pad token would be masked
@@ -103,16 +136,16 @@ def theirs(cloud: Any, prompt: list[int], ending: Ending, edge: Any = None) -> l
         pad_token_id=0,
         assistant_model=edge,
     )
-    tokens: list[int] = made[0, len(prompt) :].tolist()
+    tokens: list[int] = made[0, len(prompt.tokens) :].tolist()
     return tokens
 
 
 @pytest.mark.parametrize("name", ["llama", "llama, one group", "qwen2", "qwen2 edge, llama cloud"])
 def test_greedy_is_token_identical_to_transformers_plain_and_assisted_in_200_cases(name: str) -> None:
     models: dict[int, tuple[Any, Any]] = {}
-    for _, seed, prompt, rules, ending in cases([name], 50):
+    for _, seed, prompt, way, ending in cases([name], 50):
         edge, cloud = models.setdefault(seed, PAIRS[name](seed))
-        out = speculate(*pair(name, seed), Prompt(tokens=prompt), rules, ending, GREEDY, LUCK)
+        out = together(*pair(name, seed), prompt, way, ending, LUCK)
         assert out.tokens == theirs(cloud, prompt, ending)
         assert out.tokens == theirs(cloud, prompt, ending, edge)
 
@@ -143,14 +176,18 @@ def five_words() -> tuple[FakeLM, FakeLM]:
     return FakeLM(remembered(edge), WORDS), FakeLM(remembered(cloud), WORDS)
 
 
-def exact(cloud: FakeLM, sampling: Sampling) -> dict[tuple[int, ...], float]:
-    """Probability of every output of at most LENGTH tokens."""
+def exact(
+    cloud: FakeLM, sampling: Sampling, edge: FakeLM | None = None, weight: float = 1.0
+) -> dict[tuple[int, ...], float]:
+    """Probability of every output of at most LENGTH tokens, by the cloud or by its mixture with `edge`."""
     done: dict[tuple[int, ...], float] = {}
     open_: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(LENGTH):
         grown: dict[tuple[int, ...], float] = {}
         for tokens, mass in open_.items():
             p = sampling.probabilities(cloud.engine.rule((*PROMPT, *tokens)))
+            if edge is not None:
+                p = weight * p + (1 - weight) * sampling.probabilities(edge.engine.rule((*PROMPT, *tokens)))
             for word in range(WORDS):
                 (done if word == EOS else grown)[*tokens, word] = mass * float(p[word])
         open_ = grown
@@ -172,33 +209,49 @@ def p_value(make: Callable[[Luck], list[int]], expected: dict[tuple[int, ...], f
     return float(scipy.stats.chisquare(seen, mass).pvalue)
 
 
-def always(k: int, verifier: verify.Verifier = verify.lossless) -> Rules:
-    return Rules(k=k, gate=gates.always, threshold=0.0, verifier=verifier)
-
-
-def speculated(rules: Rules, sampling: Sampling, edge: FakeLM, cloud: FakeLM) -> Callable[[Luck], list[int]]:
+def speculated(way: Way, edge: FakeLM, cloud: FakeLM) -> Callable[[Luck], list[int]]:
     ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
-    return lambda luck: speculate(edge, cloud, Prompt(tokens=PROMPT), rules, ending, sampling, luck).tokens
+    return lambda luck: together(edge, cloud, Prompt(tokens=PROMPT), way, ending, luck).tokens
 
 
-SETTINGS = [(1, SAMPLED), (2, SAMPLED), (3, SAMPLED), (2, Sampling(temperature=0.6, top_p=0.85))]
+SAMPLED_WAYS = {
+    **{f"k={k}": Way(k=k, sampling=SAMPLED) for k in (1, 2, 3)},
+    "nucleus": Way(k=2, sampling=Sampling(temperature=0.6, top_p=0.85)),
+    "heuristic": Way(k=1, heuristic=True, sampling=SAMPLED),
+    **{f"stop {i}": Way(k=3, sampling=SAMPLED, **stop) for i, stop in enumerate(STOPS) if stop},
+    "lookup": Way(k=2, drafter="lookup", sampling=SAMPLED),
+    "none": Way(drafter="none", sampling=SAMPLED),
+    "bild 0": Way(k=2, verifier=verify.bild, surprise_threshold_nats=0.0, sampling=SAMPLED),
+    "random gate of rate 1": Way(k=2, gate=gates.random, threshold=1.0, sampling=SAMPLED),
+    "ensemble of the cloud alone": Way(k=2, verifier=verify.ensemble, cloud_weight=1.0, sampling=SAMPLED),
+}
 
 
-@pytest.mark.parametrize(("k", "sampling"), SETTINGS)
-def test_sampled_outputs_have_the_clouds_exact_distribution(k: int, sampling: Sampling) -> None:
+@pytest.mark.parametrize("name", SAMPLED_WAYS)
+def test_sampled_outputs_have_the_clouds_exact_distribution(name: str) -> None:
     edge, cloud = five_words()
-    make = speculated(always(k), sampling, edge, cloud)
-    assert p_value(make, exact(cloud, sampling), draws=4000) > 0.001 / len(SETTINGS)
+    way = SAMPLED_WAYS[name]
+    assert p_value(speculated(way, edge, cloud), exact(cloud, way.sampling), draws=3000) > 0.001 / len(SAMPLED_WAYS)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_an_ensemble_has_the_exact_distribution_of_its_mixture(weight: float) -> None:
+    """With drafts as long as the output, for a bonus token is the cloud's own."""
+    edge, cloud = five_words()
+    way = Way(k=LENGTH, verifier=verify.ensemble, cloud_weight=weight, sampling=SAMPLED)
+    make = speculated(way, edge, cloud)
+    assert p_value(make, exact(cloud, SAMPLED, edge, weight), draws=3000) > 0.001 / 2
+    assert p_value(make, exact(cloud, SAMPLED), draws=1500) < 1e-6  # and it can be told from the cloud's
 
 
 def test_the_cloud_alone_has_its_own_exact_distribution() -> None:
     _, cloud = five_words()
-    ending = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS}))
+    ending, way = Ending(max_new_tokens=LENGTH, eos=frozenset({EOS})), Way(sampling=SAMPLED)
 
-    def alone(luck: Luck) -> list[int]:
-        return generate(cloud, Prompt(tokens=PROMPT), ending, SAMPLED, luck, "cloud").tokens
+    def own(luck: Luck) -> list[int]:
+        return alone(cloud, Prompt(tokens=PROMPT), way, ending, luck).tokens
 
-    assert p_value(alone, exact(cloud, SAMPLED), draws=4000) > 0.001
+    assert p_value(own, exact(cloud, SAMPLED), draws=4000) > 0.001
 
 
 class BonusFromEdge(FakeLM):
@@ -217,33 +270,43 @@ class RowsLate(FakeLM):
         return super().logits(sequence, keep).roll(-1, 0)
 
 
-def argmax_bonus(logits: Tensor, sampling: Sampling, luck: Luck, position: int) -> int:
+def argmax_bonus(view: View, sampling: Sampling, luck: Luck, position: int) -> int:
     """Wrong: the bonus token is greedy."""
-    return int(logits.argmax())
+    return view.best()
 
 
-def redrawn_from_p(
-    d: verify.Drafted, logits: Tensor, how: verify.Verification, luck: Luck, position: int
-) -> tuple[bool, int]:
+def redrawn_from_p(d: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     """Wrong: a refused token is replaced by a draw from p, not from the residual."""
-    stands, token = verify.lossless(d, logits, how, luck, position)
-    return stands, token if stands else verify.choose(logits, how.sampling, luck, position)
+    stands, token = verify.lossless(d, view, how, luck, position)
+    return stands, token if stands else verify.choose(view, how.sampling, luck, position)
+
+
+def q_of_temperature_one(d: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+    """Wrong: q is not what the token was drawn from (transformers #32867)."""
+    assert d.logits is not None
+    wrong = replace(d, q=Sampling(temperature=1.0).probabilities(d.logits))
+    return verify.lossless(wrong, view, how, luck, position)
+
+
+def test_the_test_of_the_distribution_fails_on_the_q_of_another_temperature() -> None:
+    edge, cloud = five_words()
+    way = Way(k=2, sampling=Sampling(temperature=0.5), verifier=q_of_temperature_one)
+    assert p_value(speculated(way, edge, cloud), exact(cloud, way.sampling), draws=1500) < 1e-6
 
 
 @pytest.mark.parametrize("bug", ["bonus from q", "off by one", "greedy bonus", "redrawn residual", "one luck"])
 def test_the_test_of_the_distribution_fails_on(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     edge, cloud = five_words()
-    expected = exact(cloud, SAMPLED)
-    verifier = verify.lossless
+    expected, way = exact(cloud, SAMPLED), Way(k=2, sampling=SAMPLED)
     if bug == "bonus from q":
         cloud = BonusFromEdge(cloud.engine.rule, WORDS)
     elif bug == "off by one":
         cloud = RowsLate(cloud.engine.rule, WORDS)
     elif bug == "greedy bonus":
-        monkeypatch.setattr(decode, "choose", argmax_bonus)
+        monkeypatch.setattr(verify, "choose", argmax_bonus)
     elif bug == "one luck":  # one uniform for all purposes of a position
         own = Luck.uniform
         monkeypatch.setattr(Luck, "uniform", lambda self, _, position: own(self, "draft", position))
     else:
-        verifier = redrawn_from_p
-    assert p_value(speculated(always(2, verifier), SAMPLED, edge, cloud), expected, draws=1500) < 1e-6
+        way = replace(way, verifier=redrawn_from_p)
+    assert p_value(speculated(way, edge, cloud), expected, draws=1500) < 1e-6

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from edgecloud import gates, verify
-from edgecloud.decode import Ending, Rules, generate, speculate
+from edgecloud.decode import Ending
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.omni import embeddings
-from edgecloud.sampling import Luck, Sampling
+from edgecloud.sampling import Luck
+from tests.loop import Way, alone, together
 from tests.tiny import IDS, VOCAB, padded, related, sound, thinker
 
-GREEDY, LUCK = Sampling(), Luck(0, "greedy")
+LUCK = Luck(0, "greedy")
 ENGINES = [("lean", "lean"), ("transformers", "transformers"), ("lean", "transformers"), ("transformers", "lean")]
 SEEDS = 4
 
@@ -34,8 +35,8 @@ def pair(seed: int, engines: tuple[str, str]) -> tuple[CachedLM, CachedLM]:
     return CachedLM(edge, vocab=VOCAB, engine=engines[0]), CachedLM(cloud, vocab=VOCAB, engine=engines[1])
 
 
-def cases(count: int) -> list[tuple[int, Prompt, Rules, Ending]]:
-    """`count` random (seed of the pair, clip with its question, rules, ending); every fifth has no clip."""
+def cases(count: int) -> list[tuple[int, Prompt, Way, Ending]]:
+    """`count` random (seed of the pair, clip with its question, way, ending); every fifth has no clip."""
     rng = np.random.default_rng(11)
 
     def some(most: int) -> list[int]:
@@ -49,18 +50,18 @@ def cases(count: int) -> list[tuple[int, Prompt, Rules, Ending]]:
             heard = [IDS["audio_bos_token"], *[IDS["audio_token"]] * embeddings(frames), IDS["audio_eos_token"]]
             prompt = Prompt(tokens=some(6) + heard + some(6), audio=sound(i, frames))
         gate, verifier = [(gates.always, verify.lossless), (gates.entropy, verify.rank)][i % 2]
-        rules = Rules(k=int(rng.integers(1, 9)), gate=gate, threshold=0.0, verifier=verifier)
+        way = Way(k=int(rng.integers(1, 9)), gate=gate, verifier=verifier)
         ending = Ending(max_new_tokens=int(rng.integers(1, 25)), eos=frozenset([IDS["eos_token"]]))
-        found.append((i % SEEDS, prompt, rules, ending))
+        found.append((i % SEEDS, prompt, way, ending))
     return found
 
 
 def assert_equal_to_cloud_alone(count: int, engines: tuple[str, str]) -> None:
     accepted = tested = 0
-    for seed, prompt, rules, ending in cases(count):
+    for seed, prompt, way, ending in cases(count):
         edge, cloud = pair(seed, engines)
-        out = speculate(edge, cloud, prompt, rules, ending, GREEDY, LUCK)
-        assert out.tokens == generate(cloud, prompt, ending, GREEDY, LUCK, "cloud").tokens, (seed, prompt, rules)
+        out = together(edge, cloud, prompt, way, ending, LUCK)
+        assert out.tokens == alone(cloud, prompt, way, ending, LUCK).tokens, (seed, prompt, way)
         assert max(out.tokens) < VOCAB
         accepted, tested = accepted + out.counters.accepted, tested + out.counters.tested
     assert 0.2 < accepted / tested < 0.9  # neither a draft that is never nor one that is always right
@@ -108,11 +109,11 @@ def unpadded(seed: int, engine: str) -> tuple[Any, Any, CachedLM, CachedLM]:
 
 
 def assert_equal_to_transformers(count: int, engine: str) -> None:
-    for seed, prompt, rules, ending in cases(count):
+    for seed, prompt, way, ending in cases(count):
         edge, cloud, our_edge, our_cloud = unpadded(seed, engine)
-        out = speculate(our_edge, our_cloud, prompt, rules, ending, GREEDY, LUCK)
-        assert out.tokens == theirs(cloud, prompt, ending), (seed, prompt, rules)
-        assert out.tokens == theirs(cloud, prompt, ending, edge), (seed, prompt, rules)
+        out = together(our_edge, our_cloud, prompt, way, ending, LUCK)
+        assert out.tokens == theirs(cloud, prompt, ending), (seed, prompt, way)
+        assert out.tokens == theirs(cloud, prompt, ending, edge), (seed, prompt, way)
 
 
 @pytest.mark.parametrize("engine", ["lean", "transformers"])
@@ -131,8 +132,8 @@ def test_one_module_may_be_both_edge_and_cloud(engine: str) -> None:
     """Then every draft stands, whatever the other one did to the module meanwhile."""
     model = thinker(2)
     edge, cloud = CachedLM(model, engine=engine), CachedLM(model, engine=engine)
-    for _, prompt, rules, ending in cases(20):
-        out = speculate(edge, cloud, prompt, rules, ending, GREEDY, LUCK)
+    for _, prompt, way, ending in cases(20):
+        out = together(edge, cloud, prompt, way, ending, LUCK)
         assert out.tokens == theirs(model, prompt, ending)
         assert out.counters.accepted == out.counters.tested
 
@@ -147,7 +148,7 @@ def test_the_clip_matters() -> None:
         assert prompt.audio is not None
         other = sound(999, prompt.audio["input_features"].shape[2])
         answers = [
-            generate(cloud, Prompt(tokens=prompt.tokens, audio=audio), ending, GREEDY, LUCK, "cloud").tokens
+            alone(cloud, Prompt(tokens=prompt.tokens, audio=audio), Way(), ending, LUCK).tokens
             for audio in (prompt.audio, other)
         ]
         changed += answers[0] != answers[1]

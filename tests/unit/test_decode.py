@@ -9,24 +9,23 @@ import pytest
 import torch
 
 from edgecloud import gates, verify
-from edgecloud.decode import Ending, Output, Rules, generate, speculate
+from edgecloud.decode import Ending, Output, generate
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
+from edgecloud.schema import SENDS_ALL
 from suite.errors import UserError
+from tests.loop import Way, alone, together
 from tests.tiny import VOCAB, FakeLM, llama, related, script, short_head
 
 EOS = 2
 PROMPT = [10, 11, 12]
 
 
-def run(edge: CachedLM, cloud: CachedLM, *, sampling: Sampling | None = None, luck: int = 0, **changes: Any) -> Output:
-    """`speculate` with k = 4, gate always, lossless and greedy, unless told otherwise."""
-    how = {"k": 4, "gate": gates.always, "threshold": 0.0, "verifier": verify.lossless, "rank_threshold": 1}
+def run(edge: CachedLM, cloud: CachedLM, *, luck: int = 0, **changes: Any) -> Output:
+    """The two together; `changes` are of `Way` or of `Ending`."""
     end: dict[str, Any] = {"max_new_tokens": 12, "eos": frozenset({EOS}), "stop": None}
-    for name, value in changes.items():
-        (how if name in how else end)[name] = value
-    prompt = Prompt(tokens=PROMPT)
-    return speculate(edge, cloud, prompt, Rules(**how), Ending(**end), sampling or Sampling(), Luck(luck, "s"))
+    end |= {name: changes.pop(name) for name in end if name in changes}
+    return together(edge, cloud, Prompt(tokens=PROMPT), Way(**changes), Ending(**end), Luck(luck, "s"))
 
 
 def scripted(edge: list[int], cloud: list[int], **changes: Any) -> Output:
@@ -90,6 +89,14 @@ def test_a_stop_string_on_the_edges_word_ends_the_output_without_a_cloud_call() 
     text = list(range(20, 40))
     out = scripted(text, text, k=8, gate=gates.entropy, threshold=1.0, unsure=[5], stop=lambda tokens: 22 in tokens)
     assert (out.tokens, out.sources, out.counters.rounds) == ([20, 21, 22], ["edge"] * 3, 0)
+
+
+def test_a_stop_string_of_several_tokens_ends_the_output_across_rounds_and_sources() -> None:
+    """onnxruntime-genai #2528: seen only within one block, or only in the tokens of one model."""
+    text = list(range(20, 40))
+    for k in (1, 2, 3, 4):
+        out = scripted(text, [*text[:3], 30, *text[4:]], k=k, stop=lambda tokens: tokens[-3:] == [22, 30, 24])
+        assert out.tokens == [20, 21, 22, 30, 24]
 
 
 def test_stop_sees_every_token_once_and_in_order() -> None:
@@ -161,11 +168,21 @@ def test_both_caches_ingest_the_bonus_token(k: int) -> None:
         assert lm.engine.sequence == (PROMPT + out.tokens)[: len(lm.engine.sequence)]
 
 
-def test_every_round_drafts_at_least_one_token() -> None:
-    """So that no round has zero drafts, whose own token others forgot to ingest: even with room for one token."""
+@pytest.mark.parametrize("drafter", ["lookup", "none"])
+def test_a_round_with_zero_drafts_ingests_its_own_token(drafter: str) -> None:
+    """vllm-metal #716: the token of such a round was emitted and never fed."""
+    cloud, way, ending = CachedLM(llama(3)), Way(drafter=drafter, k=3), Ending(max_new_tokens=30)
+    out = together(cloud, cloud, Prompt(tokens=PROMPT), way, ending, Luck(0, "s"))
+    assert any(turn.called and not turn.drafted for turn in out.rounds)
+    if drafter == "none":
+        assert cloud.computed == len(PROMPT) + 29  # all but the last token, once each
+    assert out.tokens == alone(cloud, Prompt(tokens=PROMPT), way, ending, Luck(0, "s")).tokens
+
+
+def test_there_is_a_draft_even_with_room_for_one_token_or_an_edge_that_only_wants_to_end() -> None:
     out = scripted([5, 6, 7], [5, 6, 7], k=4, max_new_tokens=1)
     assert (out.counters.drafted, out.counters.rounds, out.tokens) == (1, 1, [5])
-    assert scripted([EOS] * 9, [5, 6, 7, EOS], k=4).counters.drafted == 4  # an edge that only wants to end
+    assert scripted([EOS] * 9, [5, 6, 7, EOS], k=4).counters.drafted == 4
 
 
 def test_models_are_reset_so_a_second_sample_owes_nothing_to_the_first() -> None:
@@ -178,6 +195,51 @@ def test_models_are_reset_so_a_second_sample_owes_nothing_to_the_first() -> None
     assert second.edge_s == edge.seconds > 0.0
 
 
+# --- how much is drafted -----------------------------------------------------------------------------------------
+
+
+def drafts(edge: list[int], cloud: list[int], **changes: Any) -> list[int]:
+    out = scripted(edge, cloud, heuristic=True, eos=frozenset(), **changes)
+    return [turn.drafted for turn in out.rounds]
+
+
+def test_heuristic_schedule_grows_by_two_after_a_draft_that_stood_up_to_its_limit() -> None:
+    text = [5 + i % 30 for i in range(400)]
+    assert drafts(text, text, k=1, max_new_tokens=200) == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 20, 20, 20, 6]
+    assert drafts(text, text, k=30, max_new_tokens=90) == [30, 30, 28]
+
+
+def test_heuristic_schedule_shrinks_by_one_after_a_refusal_down_to_one() -> None:
+    assert drafts([7] * 9, [8] * 9, k=4, max_new_tokens=6) == [4, 3, 2, 1, 1, 1]
+
+
+def test_heuristic_schedule_begins_anew_with_each_sample() -> None:
+    """As transformers' `heuristic_transient`: a sample's drafts must not depend on the sample before."""
+    text = [5 + i % 30 for i in range(40)]
+    edge, cloud = FakeLM(script(PROMPT, text)), FakeLM(script(PROMPT, text))
+    lengths = [[turn.drafted for turn in run(edge, cloud, k=2, heuristic=True).rounds] for _ in range(2)]
+    assert lengths == [[2, 4, 4], [2, 4, 4]]
+
+
+def test_heuristic_schedule_ignores_drafts_that_no_one_judged() -> None:
+    text = [5 + i % 30 for i in range(40)]
+    assert drafts(text, text, k=3, gate=gates.entropy, threshold=1.0) == [3, 3, 3, 3]
+
+
+def test_an_early_stop_sends_the_unsure_token_with_its_block() -> None:
+    text, stop = list(range(20, 40)), {"draft_stop": gates.entropy, "draft_stop_threshold": 1.0}
+    out = scripted(text, text, k=8, unsure=[1, 4], max_new_tokens=9, **stop)
+    assert [(turn.drafted, turn.sent) for turn in out.rounds] == [(2, 2), (2, 2), (3, 3)]
+    assert out.counters.skipped == 0
+
+
+def test_a_right_guess_is_the_bonus_token() -> None:
+    text = list(range(20, 40))
+    out = scripted(text, [*text[:5], 9, *text[6:8], 9, *text[9:]], k=2, max_new_tokens=11, overlap=True)
+    # 20 21 +22 | 23 24 +9, not 25 | 26 27 +9, not 28 | 29 30, and no room for more
+    assert [turn.guess_right for turn in out.rounds] == [True, False, False, None]
+
+
 # --- vocabularies ------------------------------------------------------------------------------------------------
 
 
@@ -188,15 +250,9 @@ def test_vocab_size_mismatch_is_cut_to_the_shared_size(sampling: Sampling, edge_
     out = run(CachedLM(edge, vocab=40), CachedLM(cloud, vocab=40), sampling=sampling, max_new_tokens=60)
     assert max(out.tokens) < 40
     if sampling.greedy:
-        alone = generate(
-            CachedLM(cloud, vocab=40),
-            Prompt(tokens=PROMPT),
-            Ending(max_new_tokens=60, eos=frozenset({EOS})),
-            sampling,
-            Luck(0, "s"),
-            "cloud",
-        )
-        assert out.tokens == alone.tokens
+        ending = Ending(max_new_tokens=60, eos=frozenset({EOS}))
+        lone = alone(CachedLM(cloud, vocab=40), Prompt(tokens=PROMPT), Way(), ending, Luck(0, "s"))
+        assert out.tokens == lone.tokens
 
 
 @pytest.mark.parametrize(("edge_words", "cloud_words"), [(48, 40), (40, 48)])
@@ -231,8 +287,8 @@ def test_a_short_headed_cloud_is_refused_unless_it_answers_by_token_id() -> None
     with pytest.raises(UserError, match="transformers"):
         run(CachedLM(llama(5)), CachedLM(head))
     cloud = CachedLM(head, engine="transformers")
-    alone = generate(cloud, Prompt(tokens=PROMPT), Ending(max_new_tokens=12), Sampling(), Luck(0, "s"), "cloud")
-    assert run(CachedLM(llama(5)), cloud, eos=frozenset()).tokens == alone.tokens
+    lone = alone(cloud, Prompt(tokens=PROMPT), Way(), Ending(max_new_tokens=12), Luck(0, "s"))
+    assert run(CachedLM(llama(5)), cloud, eos=frozenset()).tokens == lone.tokens
 
 
 # --- reductions --------------------------------------------------------------------------------------------------
@@ -245,29 +301,83 @@ def pair(seed: int) -> tuple[CachedLM, CachedLM]:
     return CachedLM(related(cloud, seed)), CachedLM(cloud)
 
 
+SENDS_NOTHING = {"entropy": math.inf, "confidence": 0.0, "adaedl": -1000.0, "uhlm": 1.0, "random": 0.0}
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("k", [1, 3, 7])
-def test_threshold_infinity_is_the_edge_alone_without_a_cloud_call(sampling: Sampling, k: int) -> None:
-    for seed in range(4):
+@pytest.mark.parametrize("gate", SENDS_NOTHING)
+def test_one_end_of_every_gate_is_the_edge_alone_without_a_cloud_call(gate: str, sampling: Sampling) -> None:
+    for seed, k in enumerate((1, 3, 7)):
         edge, cloud = pair(seed)
-        out = run(edge, cloud, sampling=sampling, k=k, gate=gates.entropy, threshold=math.inf, max_new_tokens=20)
-        ending = Ending(max_new_tokens=20, eos=frozenset({EOS}))
-        alone = generate(edge, Prompt(tokens=PROMPT), ending, sampling, Luck(0, "s"), "edge")
-        assert (out.tokens, out.sources) == (alone.tokens, alone.sources)
-        assert out.entropies == pytest.approx(alone.entropies, abs=1e-4)
+        way = Way(k=k, sampling=sampling, gate=gates.GATES[gate], threshold=SENDS_NOTHING[gate])
+        prompt, ending = Prompt(tokens=PROMPT), Ending(max_new_tokens=20, eos=frozenset({EOS}))
+        out = together(edge, cloud, prompt, way, ending, Luck(0, "s"))
+        lone = alone(edge, prompt, way, ending, Luck(0, "s"), "edge")
+        assert (out.tokens, out.sources) == (lone.tokens, lone.sources)
+        assert out.entropies == pytest.approx(lone.entropies, abs=1e-4)
         assert (out.counters.rounds, out.counters.seen, cloud.computed, out.cloud_s) == (0, 0, 0, 0.0)
 
 
+def test_the_oracle_of_threshold_infinity_is_the_edge_alone_without_a_cloud_call() -> None:
+    edge, cloud = pair(1)
+    out = run(edge, cloud, gate=gates.oracle, threshold=math.inf)
+    assert set(out.sources) == {"edge"}
+    assert out.counters.rounds == 0
+    assert cloud.computed > 0  # it has peeked
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("verifier", [verify.lossless, verify.rank])
-def test_threshold_zero_is_always(sampling: Sampling, verifier: verify.Verifier) -> None:
+@pytest.mark.parametrize("gate", SENDS_ALL)
+def test_the_other_end_of_every_gate_is_always(gate: str, sampling: Sampling) -> None:
+    for seed, verifier in enumerate((verify.lossless, verify.rank, verify.ensemble)):
+        edge, cloud = pair(seed)
+        way = {"sampling": sampling, "k": 3, "verifier": verifier, "max_new_tokens": 20}
+        sent = run(edge, cloud, gate=gates.GATES[gate], threshold=SENDS_ALL[gate], **way)
+        always = run(edge, cloud, gate=gates.always, **way)
+        assert (sent.tokens, sent.sources) == (always.tokens, always.sources)
+        if gate != "oracle":  # whose peeks let the cloud see more
+            assert sent.counters == always.counters
+
+
+def assert_lossless(**way: Any) -> None:
+    accepted = tested = 0
     for seed in range(6):
         edge, cloud = pair(seed)
-        zero, always = (
-            run(edge, cloud, sampling=sampling, k=3, gate=gate, threshold=0.0, verifier=verifier, max_new_tokens=20)
-            for gate in (gates.entropy, gates.always)
-        )
-        assert (zero.tokens, zero.sources, zero.counters) == (always.tokens, always.sources, always.counters)
+        one = run(edge, cloud, max_new_tokens=30, **way)
+        plain = run(edge, cloud, max_new_tokens=30, sampling=way.get("sampling", Sampling()))
+        assert (one.tokens, one.sources, one.counters) == (plain.tokens, plain.sources, plain.counters)
+        accepted, tested = accepted + one.counters.accepted, tested + one.counters.tested
+    assert 0.2 < accepted / tested < 0.95  # the pairs are neither equal nor unrelated
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_ensemble_of_the_cloud_alone_is_lossless(sampling: Sampling) -> None:
+    assert_lossless(verifier=verify.ensemble, cloud_weight=1.0, sampling=sampling)
+
+
+def test_bild_threshold_zero_greedy_is_lossless() -> None:
+    assert_lossless(verifier=verify.bild, surprise_threshold_nats=0.0)
+
+
+def test_rank_one_greedy_is_lossless() -> None:
+    assert_lossless(verifier=verify.rank, rank_threshold=1)
+
+
+ACCEPT_ALL: dict[str, dict[str, Any]] = {
+    "rank of the whole vocabulary": {"verifier": verify.rank, "rank_threshold": VOCAB},
+    "bild inf": {"verifier": verify.bild, "surprise_threshold_nats": math.inf},
+    "ensemble of the edge alone": {"verifier": verify.ensemble, "cloud_weight": 0.0},
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("name", ACCEPT_ALL)
+def test_the_other_end_of_every_verifier_accepts_everything(name: str, sampling: Sampling) -> None:
+    for seed in range(3):
+        edge, cloud = pair(seed)
+        out = run(edge, cloud, sampling=sampling, k=4, eos=frozenset(), **ACCEPT_ALL[name])
+        assert out.counters.corrected == 0
+        assert out.sources == (["accepted"] * 4 + ["bonus"]) * 2 + ["accepted"] * 2
 
 
 def test_threshold_zero_sends_even_a_token_of_entropy_exactly_zero() -> None:
@@ -275,28 +385,6 @@ def test_threshold_zero_sends_even_a_token_of_entropy_exactly_zero() -> None:
     out = run(certain, FakeLM(script(PROMPT, [5])), gate=gates.entropy, threshold=0.0, max_new_tokens=3)
     assert out.entropies[0] == 0.0
     assert out.sources == ["corrected"] * 3
-
-
-def test_rank_one_greedy_is_lossless() -> None:
-    accepted = tested = 0
-    for seed in range(8):
-        edge, cloud = pair(seed)
-        one, lossless = (
-            run(edge, cloud, k=4, verifier=verifier, rank_threshold=1, max_new_tokens=30)
-            for verifier in (verify.rank, verify.lossless)
-        )
-        assert (one.tokens, one.sources, one.counters) == (lossless.tokens, lossless.sources, lossless.counters)
-        accepted, tested = accepted + one.counters.accepted, tested + one.counters.tested
-    assert 0.2 < accepted / tested < 0.95  # the pairs are neither equal nor unrelated
-
-
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_rank_of_the_whole_vocabulary_accepts_everything(sampling: Sampling) -> None:
-    for seed in range(4):
-        edge, cloud = pair(seed)
-        out = run(edge, cloud, sampling=sampling, k=4, verifier=verify.rank, rank_threshold=VOCAB, eos=frozenset())
-        assert out.counters.corrected == 0
-        assert out.sources == (["accepted"] * 4 + ["bonus"]) * 2 + ["accepted"] * 2
 
 
 def test_generate_greedy_follows_the_model_and_says_who() -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from edgecloud.counters import SOURCES, Counters
-from edgecloud.decode import Ending, Output, Rules, generate, speculate
+from edgecloud.decode import Ending, Output, generate
 from edgecloud.gates import GATES
 from edgecloud.live import LOOKS, Live, replay
 from edgecloud.lm import Prompt
 from edgecloud.sampling import Luck, Sampling
-from edgecloud.verify import VERIFIERS
+from tests.loop import Way, together
 from tests.tiny import FakeLM, script
 
 METRICS = {"ttft_ms": 12.3, "otps": 45.67, "calls": 3.0, "emitted": 20.0}
@@ -115,43 +114,27 @@ def test_a_finished_job_shows_its_caption_again(tmp_path: Path) -> None:
 # ---- the hook in the decoding loop ----
 
 
-def rules(gate: str) -> Rules:
-    return Rules(k=3, gate=GATES[gate], threshold=0.5, verifier=VERIFIERS["lossless"])
-
-
 @pytest.mark.parametrize("gate", ["always", "entropy"])
 def test_every_token_is_told_in_order_with_its_source(gate: str) -> None:
-    prompt, told = [1, 2], list[tuple[int, str]]()
-    edge = FakeLM(script(prompt, [5, 6, 9, 8, 9, 3], unsure=[1, 4]))
-    cloud = FakeLM(script(prompt, [5, 6, 7, 8, 9, 3]))
+    prompt, told, way = Prompt(tokens=[1, 2]), list[tuple[int, str]](), Way(k=3, gate=GATES[gate], threshold=0.5)
+    edge = FakeLM(script(prompt.tokens, [5, 6, 9, 8, 9, 3], unsure=[1, 4]))
+    cloud = FakeLM(script(prompt.tokens, [5, 6, 7, 8, 9, 3]))
     ending = Ending(max_new_tokens=12, eos=frozenset([3]))
-    out = speculate(
-        edge,
-        cloud,
-        Prompt(tokens=prompt),
-        rules(gate),
-        ending,
-        Sampling(),
-        Luck(0, ""),
-        lambda *what: told.append(what),
-    )
+    out = together(edge, cloud, prompt, way, ending, Luck(0, ""), lambda *what: told.append(what))
     assert told == list(zip(out.tokens, out.sources, strict=True))
     assert len(told) == 6
     told.clear()
-    alone = generate(
-        cloud, Prompt(tokens=prompt), ending, Sampling(), Luck(0, ""), "cloud", lambda *what: told.append(what)
-    )
-    assert told == [(token, "cloud") for token in alone.tokens] and len(told) == 6
+    text = generate(cloud, prompt, ending, Sampling(), Luck(0, ""), "cloud", lambda *what: told.append(what)).tokens
+    assert told == [(token, "cloud") for token in text] and len(told) == 6
 
 
-def test_the_clock_stands_still_while_a_token_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_stands_still_while_a_token_is_shown() -> None:
     now = [100.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     def slow(_: int, __: str) -> None:
         now[0] += 50
 
-    out = Output(Ending(max_new_tokens=9), Counters(), slow, started=100.0)
+    out = Output(Ending(max_new_tokens=9), Counters(), slow, clock=lambda: now[0])
     for token in range(3):
         now[0] += 1
         out.commit(token, "edge", out.elapsed_s())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor
 
+from edgecloud.draft import Drafted
 from edgecloud.sampling import Luck, Sampling, draw
-from edgecloud.verify import Drafted, Verification, Verifier, choose, lossless, rank
+from edgecloud.verify import Logits, Verification, Verifier, View, bild, choose, ensemble, lossless, rank
 
 ALPHA = 0.001
 SAMPLED = Verification(sampling=Sampling(temperature=1.0), rank_threshold=1)
@@ -40,9 +40,15 @@ def random_pairs(count: int, seed: int) -> list[tuple[str, np.ndarray, np.ndarra
     return pairs[:count]
 
 
-def committed(verifier: Verifier, p: np.ndarray, q: np.ndarray, draws: int, sample: str) -> np.ndarray:
+def view_of(p: np.ndarray) -> Logits:
+    return Logits(torch.from_numpy(p).log().float())
+
+
+def committed(
+    verifier: Verifier, p: np.ndarray, q: np.ndarray, draws: int, sample: str, how: Verification = SAMPLED
+) -> np.ndarray:
     """How often each word is committed, over the luck of `draws` positions."""
-    luck, logits, spread = Luck(0, sample), torch.from_numpy(p).log().float(), torch.from_numpy(q)
+    luck, view, spread = Luck(0, sample), view_of(p), torch.from_numpy(q)
     # as decode drafts: draw(q, luck of "draft"), for all positions at once
     uniforms = np.array([luck.uniform("draft", i) for i in range(draws)])
     cumulative = np.cumsum(q)
@@ -50,7 +56,7 @@ def committed(verifier: Verifier, p: np.ndarray, q: np.ndarray, draws: int, samp
     counts = np.zeros(len(p), dtype=int)
     with torch.inference_mode():
         for position, token in enumerate(drafts.tolist()):
-            counts[verifier(Drafted(token, 0.0, spread, 0.0), logits, SAMPLED, luck, position)[1]] += 1
+            counts[verifier(Drafted(token=token, q=spread), view, how, luck, position)[1]] += 1
     return counts
 
 
@@ -83,24 +89,43 @@ def test_lossless_commits_the_clouds_distribution_over_50_pairs_of_200k_draws() 
     assert is_lossless(lossless, random_pairs(50, seed=2), draws=200_000)
 
 
-def greedy_q(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.8, 1.0])
+def test_ensemble_commits_the_mixture(weight: float) -> None:
+    how = Verification(sampling=SAMPLED.sampling, cloud_weight=weight)
+    pairs = random_pairs(13, seed=4)
+    for name, p, q in pairs:
+        counts = committed(ensemble, p, q, draws=2500, sample=name, how=how)
+        assert p_value(counts, weight * p + (1 - weight) * q) > ALPHA / (4 * len(pairs)), name
+        if name in ("reversed", "disjoint") and weight < 1.0:  # and it can be told from the cloud's own
+            assert p_value(counts, p) < 1e-6
+
+
+def test_bild_of_threshold_zero_commits_the_clouds_distribution() -> None:
+    """Every token that the cloud might not have said is then drawn anew, from the cloud."""
+    how = Verification(sampling=SAMPLED.sampling, surprise_threshold_nats=0.0)
+    pairs = random_pairs(13, seed=5)
+    for name, p, q in pairs:
+        assert p_value(committed(bild, p, q, 2500, name, how), p) > ALPHA / len(pairs), name
+
+
+def greedy_q(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     """Wrong: the draft was greedy, yet is judged by a q it was not drawn from.
 
     The converse, a drawn draft judged by the one-hot q of its token, is lossless too: it merely accepts less.
     """
     assert drafted.q is not None
-    return lossless(Drafted(int(drafted.q.argmax()), 0.0, drafted.q, 0.0), logits, how, luck, position)
+    return lossless(Drafted(token=int(drafted.q.argmax()), q=drafted.q), view, how, luck, position)
 
 
 def residual_by(kind: str) -> Verifier:
     """Wrong in what replaces a refused token."""
 
-    def verifier(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
-        stands, token = lossless(drafted, logits, how, luck, position)
+    def verifier(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+        stands, token = lossless(drafted, view, how, luck, position)
         if stands:
             return stands, token
         assert drafted.q is not None
-        p, u = how.sampling.probabilities(logits), luck.uniform("replace", position)
+        p, u = view.probabilities(how.sampling), luck.uniform("replace", position)
         residual = (p - drafted.q).clamp(min=0.0)
         if kind == "unnormalised":
             return False, min(int(torch.searchsorted(residual.cumsum(-1), u, right=True)), len(p) - 1)
@@ -111,22 +136,23 @@ def residual_by(kind: str) -> Verifier:
     return verifier
 
 
-def off_by_one(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+def off_by_one(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     """Wrong: judges by the logits of another position."""
-    return lossless(drafted, logits.roll(1), how, luck, position)
+    assert isinstance(view, Logits)
+    return lossless(drafted, Logits(view.logits.roll(1)), how, luck, position)
 
 
-def same_luck(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+def same_luck(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     """Wrong: accepts with the uniform that drew the draft."""
 
     class Reused(Luck):
         def uniform(self, purpose: str, position: int) -> float:
             return luck.uniform("draft" if purpose == "accept" else purpose, position)
 
-    return lossless(drafted, logits, how, Reused(0, ""), position)
+    return lossless(drafted, view, how, Reused(0, ""), position)
 
 
-def always_stands(drafted: Drafted, logits: Tensor, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
+def always_stands(drafted: Drafted, view: View, how: Verification, luck: Luck, position: int) -> tuple[bool, int]:
     return True, drafted.token
 
 
@@ -153,11 +179,11 @@ def test_the_test_of_losslessness_fails_on(bug: str) -> None:
 def test_acceptance_rate_is_one_minus_total_variation() -> None:
     """Leviathan et al. 2023, corollary 3.6: the expected acceptance is sum min(p, q)."""
     for name, p, q in random_pairs(14, seed=3)[9:]:
-        luck, logits, spread = Luck(0, name), torch.from_numpy(p).log().float(), torch.from_numpy(q)
+        luck, view, spread = Luck(0, name), view_of(p), torch.from_numpy(q)
         stands = 0
         for position in range(1000):
             token = draw(spread, luck.uniform("draft", position))
-            stands += lossless(Drafted(token, 0.0, spread, 0.0), logits, SAMPLED, luck, position)[0]
+            stands += lossless(Drafted(token=token, q=spread), view, SAMPLED, luck, position)[0]
         assert stands / 1000 == pytest.approx(float(np.minimum(p, q).sum()), abs=0.06)
 
 
@@ -172,9 +198,9 @@ def test_p_equals_q_leaves_no_residual_and_p_is_drawn_instead() -> None:
             return {"accept": float(np.nextafter(1.0, 0.0)), "replace": [0.1, 0.6, 0.9][position]}[purpose]
 
     for position, expected in enumerate([0, 1, 2]):
-        found = lossless(Drafted(1, 0.0, q, 0.0), logits, SAMPLED, FakeLuck(0, ""), position)
+        found = lossless(Drafted(token=1, q=q), Logits(logits), SAMPLED, FakeLuck(0, ""), position)
         assert found == (False, expected)
-        assert lossless(Drafted(1, 0.0, p, 0.0), logits, SAMPLED, FakeLuck(0, ""), position) == (True, 1)
+        assert lossless(Drafted(token=1, q=p), Logits(logits), SAMPLED, FakeLuck(0, ""), position) == (True, 1)
 
 
 def test_a_token_the_cloud_cannot_emit_never_stands_even_at_luck_zero() -> None:
@@ -184,34 +210,54 @@ def test_a_token_the_cloud_cannot_emit_never_stands_even_at_luck_zero() -> None:
 
     q = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     logits = torch.tensor([-math.inf, 1.0, 1.0])
-    assert lossless(Drafted(0, 0.0, q, 0.0), logits, SAMPLED, FakeLuck(0, ""), 0) == (False, 2)
+    assert lossless(Drafted(token=0, q=q), Logits(logits), SAMPLED, FakeLuck(0, ""), 0) == (False, 2)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_greedy_lossless_and_rank_one_are_argmax(seed: int) -> None:
     logits = torch.randint(0, 4, (12,), generator=torch.Generator().manual_seed(seed)).float()  # with ties
-    best = int(logits.argmax())
+    view, best = Logits(logits), int(logits.argmax())
     for token in range(12):
-        drafted = Drafted(token, 0.0, None, 0.0)
+        drafted = Drafted(token=token)
         expected = (token == best, best)
-        assert lossless(drafted, logits, GREEDY, Luck(0, ""), 0) == expected
-        assert rank(drafted, logits, GREEDY, Luck(0, ""), 0) == expected
+        assert lossless(drafted, view, GREEDY, Luck(0, ""), 0) == expected
+        assert rank(drafted, view, GREEDY, Luck(0, ""), 0) == expected
 
 
 def test_rank_accepts_exactly_the_top_r() -> None:
-    logits = torch.tensor([0.0, 3.0, 1.0, 3.0, -math.inf, 2.0])
+    view = Logits(torch.tensor([0.0, 3.0, 1.0, 3.0, -math.inf, 2.0]))
     order = [1, 3, 5, 2, 0, 4]  # ties by token id
     for r in range(1, 7):
         how = Verification(sampling=Sampling(), rank_threshold=r)
         for token in range(6):
-            found = rank(Drafted(token, 0.0, None, 0.0), logits, how, Luck(0, ""), 0)
+            found = rank(Drafted(token=token), view, how, Luck(0, ""), 0)
             assert found == ((True, token) if token in order[:r] else (False, 1))
+
+
+def test_bild_refuses_what_surprises_the_cloud_by_more_than_the_threshold() -> None:
+    p = np.array([0.5, 0.25, 0.2, 0.05])
+    for nats in (0.0, 0.1, 0.7, 1.0, 1.5, 2.0, 3.0, math.inf):
+        how = Verification(sampling=Sampling(), surprise_threshold_nats=nats)
+        for token in range(4):
+            stands = -math.log(p[token]) <= nats or token == 0  # the cloud's own token is never rolled back
+            expected = (True, token) if stands else (False, 0)
+            assert bild(Drafted(token=token), view_of(p), how, Luck(0, ""), 0) == expected
+
+
+def test_greedy_ensemble_accepts_the_argmax_of_the_mixture() -> None:
+    p, q = np.array([0.5, 0.4, 0.1]), np.array([0.1, 0.3, 0.6])
+    for weight, best in ((1.0, 0), (0.9, 0), (0.55, 1), (0.3, 2), (0.0, 2)):
+        how = Verification(sampling=Sampling(), cloud_weight=weight)
+        assert best == int((weight * p + (1 - weight) * q).argmax())
+        for token in range(3):
+            d = Drafted(token=token, q=torch.from_numpy(q))
+            assert ensemble(d, view_of(p), how, Luck(0, ""), 0) == (token == best, best)
 
 
 def test_the_clouds_own_token_follows_its_distribution_with_the_luck_of_replace() -> None:
     p = np.array([0.6, 0.3, 0.1])
-    logits, luck = torch.from_numpy(p).log(), Luck(0, "own")
-    counts = np.bincount([choose(logits, SAMPLED.sampling, luck, i) for i in range(3000)], minlength=3)
+    view, luck = view_of(p), Luck(0, "own")
+    counts = np.bincount([choose(view, SAMPLED.sampling, luck, i) for i in range(3000)], minlength=3)
     assert p_value(counts, p) > ALPHA
-    assert choose(logits, Sampling(), luck, 0) == 0
-    assert choose(logits, SAMPLED.sampling, luck, 7) == draw(torch.from_numpy(p), luck.uniform("replace", 7))
+    assert choose(view, Sampling(), luck, 0) == 0
+    assert choose(view, SAMPLED.sampling, luck, 7) == draw(torch.from_numpy(p), luck.uniform("replace", 7))

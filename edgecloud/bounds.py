@@ -1,0 +1,109 @@
+"""The two gates that bound any other: `random` knows nothing, `oracle` what the cloud will say.
+
+Both are replayed from the trace of a job, with everything but the gate as it was, at a few rates and thresholds. What
+the trace does not hold yet the models add, as for any replay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, get_type_hints
+
+from edgecloud.analysis import CALLS, Point
+from edgecloud.network import NetworkConfig
+from edgecloud.schema import GATES, PromptsConfig, SpecDecConfig, VoicesConfig
+from suite.config import RunConfig
+from suite.context import RunContext
+from suite.hardware.profile import HardwareConfig
+from suite.models.plan import GpuModeConfig
+from suite.models.spec import ModelConfig
+from suite.records import SampleLog
+from suite.report.collect import JobRecord
+from suite.tracking.schema import TrackerConfig
+from suite.tracking.tracker import JobInfo, open_tracker
+
+ORACLE_NATS = (6.0, 3.0, 1.5)
+C = TypeVar("C")
+
+
+def bounds(job: JobRecord, quality: str) -> list[Point]:
+    """Points of both gates about the call rate of `job`, replayed with its other options.
+
+    Args:
+        job: a replayed job.
+        quality: name of the metric.
+
+    Raises:
+        UserError: the trace ends, and the models cannot be had.
+    """
+    config = config_of(job.record)
+    found = []
+    calls = job.record["metrics"][CALLS]["value"]
+    # a lot for each token at the rate of the job's calls makes about as many calls
+    rates = sorted({min(1.0, max(0.005, factor * calls)) for factor in (0.5, 1.0, 2.0)})
+    for gate, thresholds in (("random", rates), ("oracle", ORACLE_NATS)):
+        option = GATES[gate]
+        assert option is not None
+        for threshold in thresholds:
+            task = replace(config.task, gate=gate, **{option: threshold})
+            metrics = _measured(replace(config, task=task))
+            called, good = metrics[CALLS], metrics[quality]
+            if called.value is not None and good.value is not None:
+                found.append(
+                    Point(
+                        job="",
+                        gate=gate,
+                        threshold=threshold,
+                        k=task.k,
+                        calls=called.value,
+                        calls_ci95=called.ci95,
+                        quality=good.value,
+                        quality_ci95=good.ci95,
+                    )
+                )
+    return found
+
+
+def config_of(record: dict[str, Any]) -> RunConfig:
+    """The typed configuration a record was made with, without its tracker."""
+    raw = record["config"]
+    dataset: type[PromptsConfig] | type[VoicesConfig]
+    dataset = VoicesConfig if raw["dataset"]["name"] == "voices" else PromptsConfig
+    return RunConfig(
+        task=_typed(SpecDecConfig, raw["task"]),
+        models={name: _typed(ModelConfig, model) for name, model in raw["models"].items()},
+        dataset=_typed(dataset, raw["dataset"]),
+        hardware=_typed(HardwareConfig, raw["hardware"]),
+        gpu_mode=_typed(GpuModeConfig, raw["gpu_mode"]),
+        tracker=TrackerConfig(),
+        seed=raw["seed"],
+    )
+
+
+def _typed(cls: type[C], raw: dict[str, Any]) -> C:
+    """A configuration dataclass from plain values; a record holds an infinite float as text."""
+    hints = get_type_hints(cls, localns={"NetworkConfig": NetworkConfig, "HardwareConfig": HardwareConfig})
+    values = {}
+    for field in fields(cls):  # type: ignore[arg-type]  # every configuration is a dataclass
+        value, kind = raw[field.name], hints[field.name]
+        if isinstance(value, dict) and is_dataclass(kind):
+            value = _typed(kind, value)
+        values[field.name] = float(value) if kind is float else value
+    return cls(**values)
+
+
+def _measured(config: RunConfig) -> dict[str, Any]:
+    """The metrics of a job that leaves no folder."""
+    from edgecloud.task import run
+
+    info = JobInfo(task=config.task.name, name="bound", config={})
+    with TemporaryDirectory() as name, open_tracker(config.tracker, job=info) as tracker:
+        samples = SampleLog(Path(name) / "samples.jsonl")
+        try:
+            result = run(config, RunContext(config=config, folder=Path(name), samples=samples, tracker=tracker))
+        finally:
+            samples.close()
+        tracker.finish({}, failed=False)
+    return dict(result.metrics)
