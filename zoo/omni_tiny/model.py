@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIZES: dict[str, dict[str, Any]] = {
-    "edge": {"width": 128, "layers": 4, "heads": 4, "groups": 2, "mlp": 384, "tower": 128, "tower_layers": 3},
+    "edge": {"width": 128, "layers": 4, "heads": 4, "groups": 2, "mlp": 768, "tower": 64, "tower_layers": 2},
     "cloud": {"width": 256, "layers": 4, "heads": 4, "groups": 2, "mlp": 768, "tower": 256, "tower_layers": 6},
 }
 

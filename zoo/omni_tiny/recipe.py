@@ -31,11 +31,11 @@ from zoo.omni_tiny import card, clips, corpus, greedy, model, train
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-CLIPS = {"train": 40_000, "test": 1000}
+CLIPS = {"train": 40_000, "test": 600}
 SHIPPED = 160
 SCHEDULES = {
-    "cloud": train.Schedule(ears=3200, whole=3600, peak_lr=1.5e-3),
-    "edge": train.Schedule(ears=1200, whole=1500, peak_lr=2e-3),
+    "cloud": train.Schedule(ears=2500, whole=2200, peak_lr=1.5e-3),
+    "edge": train.Schedule(ears=600, whole=1000, peak_lr=2e-3),
     "deaf": train.Schedule(ears=0, whole=800, peak_lr=2e-3),
 }
 
