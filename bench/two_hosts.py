@@ -7,8 +7,8 @@ The hosts are two network namespaces joined by a veth pair, which takes root. De
 the kernel has it, else from a relay beside the cloud that holds every byte back for half a round trip and lets through
 no more than the rate; the table says which. Words after the options are overrides as for launch.py, for both hosts.
 
-The prediction takes the turns of the loop as measured at the first round trip (0 ms: gRPC and nothing else) and prices
-them on the network asked for, by edgecloud/timeline.py.
+The prediction takes the turns of the loop as measured at the first round trip (0 ms: gRPC, the relay, and nothing
+else) and prices them on the network asked for, by edgecloud/timeline.py.
 """
 
 from __future__ import annotations
@@ -85,10 +85,6 @@ def hosts() -> Iterator[None]:
 
 def netem(rtt_ms: float, mbit_s: float | None) -> bool:
     """Shape both ends with the kernel's netem; False where it has none."""
-    if rtt_ms == 0 and mbit_s is None:
-        for name in (EDGE, CLOUD):
-            sh(f"tc -n {name} qdisc del dev eb0 root", check=False)
-        return True
     rate = f" rate {mbit_s}mbit" if mbit_s else ""
     commands = (f"tc -n {name} qdisc replace dev eb0 root netem delay {rtt_ms / 2}ms{rate}" for name in (EDGE, CLOUD))
     return all(sh(command, check=False).returncode == 0 for command in commands)
@@ -237,14 +233,17 @@ def measure(args: argparse.Namespace, overrides: list[str]) -> None:
             ready="serving",
         ),
     ):
+        kernel = netem(0.0, None)
         print("| RTT, ms | TTFT, ms | predicted | tokens/s | predicted | cloud calls a sample | delay by |")
         print("|---|---|---|---|---|---|---|")
         first: list[Sample] | None = None
         for rtt_ms in args.rtt_ms:
             with ExitStack() as stack:
-                address, by = f"{CLOUD_IP}:{PORT}", "the kernel" if rtt_ms or args.mbit_s else "nothing"
-                if not netem(rtt_ms, args.mbit_s):
-                    address, by = f"{CLOUD_IP}:{RELAY_PORT}", "a relay (no netem)"
+                address, by = f"{CLOUD_IP}:{PORT}", "the kernel"
+                if kernel:
+                    netem(rtt_ms, args.mbit_s)
+                else:
+                    address, by = f"{CLOUD_IP}:{RELAY_PORT}", "a relay (no netem here)"
                     rate = ["--mbit-s", str(args.mbit_s)] if args.mbit_s else []
                     delay = ["--as-relay", str(rtt_ms / 2e3), *rate]
                     stack.enter_context(started("bench.two_hosts", *delay, ready="relaying"))

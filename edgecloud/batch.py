@@ -58,10 +58,10 @@ class LeanBatch(LeanWeights):
     The rows of all sequences are stacked, so the matrix products see no padding.
     """
 
-    def __init__(self, model: Any, slots: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, slots: int, bits: int | None = None) -> None:
+        super().__init__(model, bits)
         self.lengths = [0] * slots
-        self.weights = sum(w.numel() for layer in self.layers for w in layer if w is not None)
+        self.weights = sum(p.numel() for p in model.parameters())
         # one row a position, so that keys and values of any slots and positions are stored in one go
         self.cache = self.embed.new_zeros(len(self.layers), 2, slots, 0, self.groups, self.dim)
         self._allocate(FIRST_LENGTH)
@@ -108,7 +108,7 @@ class LeanBatch(LeanWeights):
         hidden = self.through_layers(x, self.cos[position], self.sin[position], attend)
         for f in feeds:
             self.lengths[f.slot] += len(f.tokens)
-        logits = self.logits(hidden[torch.tensor(kept, device=device)]).split([f.keep for f in ordered])
+        logits = torch.split(self.logits(hidden[torch.tensor(kept, device=device)]), [f.keep for f in ordered])
         return [part for _, part in sorted(zip(order, logits, strict=True), key=lambda pair: pair[0])]
 
     def _grouped(self, ordered: list[Feed]) -> Iterator[Group]:
@@ -137,7 +137,7 @@ class LeanBatch(LeanWeights):
         q = q.reshape(shape).permute(0, 2, 3, 1, 4).flatten(2, 3)
         k, v = (cache[group.slots, : group.end].transpose(1, 2) for cache in (keys, values))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
-        y = y.unflatten(2, (-1, group.width)).permute(0, 3, 1, 2, 4)
+        y = y.view(len(y), self.groups, -1, group.width, self.dim).permute(0, 3, 1, 2, 4)
         return y.reshape(len(y) * group.width, -1)
 
 
@@ -272,8 +272,23 @@ class Lane(CachedLM):
 class BatchedLM:
     """A model for `slots` live sequences at a time."""
 
-    def __init__(self, model: Any, *, slots: int, vocab: int | None = None, batcher: Batcher | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        slots: int,
+        vocab: int | None = None,
+        batcher: Batcher | None = None,
+        bits: int | None = None,
+    ) -> None:
         """Wrap a `transformers` causal model; models that are used in turn by the same threads share a `batcher`.
+
+        Args:
+            model: the model.
+            slots: live sequences at most.
+            vocab: see `CachedLM`.
+            batcher: brings the threads together; None: one of its own.
+            bits: see `LeanWeights`.
 
         Raises:
             UserError: the lean forward pass does not know its architecture.
@@ -283,7 +298,7 @@ class BatchedLM:
                 f"A {model.config.model_type} model cannot decode several samples at once; set task.batch_size=1."
             )
         self.model, self.vocab, self.batcher = model, vocab, batcher or Batcher()
-        self.batch, self.free = LeanBatch(model, slots), list(range(slots))[::-1]
+        self.batch, self.free = LeanBatch(model, slots, bits), list(range(slots))[::-1]
 
     def sequence(self) -> Lane:
         """A fresh sequence.

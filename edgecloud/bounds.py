@@ -24,7 +24,7 @@ from suite.report.collect import JobRecord
 from suite.tracking.schema import TrackerConfig
 from suite.tracking.tracker import JobInfo, open_tracker
 
-ORACLE_NATS = (6.0, 3.0, 1.5)
+ORACLE_NATS = (3.0, 1.5, 0.7)
 C = TypeVar("C")
 
 
@@ -88,7 +88,7 @@ def _typed(cls: type[C], raw: dict[str, Any]) -> C:
     values = {}
     for field in fields(cls):  # type: ignore[arg-type]  # every configuration is a dataclass
         value, kind = raw[field.name], hints[field.name]
-        if isinstance(value, dict) and is_dataclass(kind):
+        if isinstance(value, dict) and isinstance(kind, type) and is_dataclass(kind):
             value = _typed(kind, value)
         values[field.name] = float(value) if kind is float else value
     return cls(**values)

@@ -27,6 +27,7 @@ class Costs:
         """Keep one measured call."""
         self.calls[positions].append(seconds)
         self._line = None
+        self._known.clear()
 
     def line(self) -> tuple[float, float]:
         """(a, b): seconds of a call and of each position in it, least squares over medians weighted by their calls.
@@ -35,15 +36,15 @@ class Costs:
         """
         if self._line is None:
             self._line = _fit([(n, median(calls), len(calls)) for n, calls in self.calls.items()])
-            self._known = {}
         return self._line
 
     def seconds(self, positions: int) -> float:
         """Time of a call that computes so many positions (modelled)."""
-        a, b = self.line()
-        if positions not in self._known:
-            self._known[positions] = a + b * positions
-        return self._known[positions]
+        known = self._known.get(positions)
+        if known is None:
+            a, b = self.line()
+            known = self._known[positions] = a + b * positions
+        return known
 
 
 def _fit(points: list[tuple[int, float, int]]) -> tuple[float, float]:

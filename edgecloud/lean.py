@@ -3,19 +3,23 @@
 At one token a step the weights' memory traffic is the floor and everything else is overhead; `transformers` spends a
 third of a 135M model's time there on two cores. Same weights, same arithmetic: in float32 the logits differ from
 `LlamaForCausalLM`'s by rounding alone (tests/unit/test_lean.py). Of a Qwen2.5-Omni thinker it runs the text decoder:
-without pictures the three rows of positions are equal, and the multimodal rotary embedding is the plain one. What it
-does not know: batches (batch.py), biases beyond qkv, scaled rotary embeddings, sliding windows, quantised weights;
-`lean_supports` says no to those.
+without pictures the three rows of positions are equal, and the multimodal rotary embedding is the plain one. On a
+CPU it can pack the weights (packed.py). What it does not know: batches (batch.py), biases beyond qkv, scaled rotary
+embeddings, sliding windows, weights that others quantised; `lean_supports` says no to those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from edgecloud.packed import BLOCK, Packed, linear
+from suite.errors import UserError
 
 FIRST_LENGTH = 512  # cache positions allocated at first; doubled when full
 PROJECTIONS = ["self_attn." + x for x in ("q_proj", "k_proj", "v_proj", "o_proj")]
@@ -59,22 +63,50 @@ def lean_supports(model: Any) -> bool:
     )
 
 
+class Layer(NamedTuple):
+    """The weights of one layer, projections of the same input joined: one matrix product instead of three or two."""
+
+    norm1: Tensor
+    qkv: Tensor | Packed
+    bias: Tensor | None
+    out: Tensor | Packed
+    norm2: Tensor
+    gate_up: Tensor | Packed
+    down: Tensor | Packed
+
+
+_packed: WeakKeyDictionary[Any, tuple[list[Layer], Packed]] = WeakKeyDictionary()
+"""By model: packing rounds its weights, and is not to do so again for every job of a sweep."""
+
+
 class LeanWeights:
     """The fused weights of a Llama, Qwen2 or Qwen2.5-Omni thinker, and the pass through their layers.
 
     It shares the model's memory. Whoever holds the cache (`LeanLlama`, `LeanBatch`) brings the attention.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, bits: int | None = None) -> None:
+        """Fuse the weights of `model`; with `bits`, 4 or 8, pack them (the head in 8), which rounds the model's own.
+
+        Raises:
+            UserError: they cannot be packed.
+        """
         cfg, body = model.config.get_text_config(decoder=True), _decoder(model)
         self.heads, self.groups = cfg.num_attention_heads, cfg.num_key_value_heads
         self.dim: int = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
         self.eps, self.width = cfg.rms_norm_eps, (cfg.hidden_size,)
         self.embed: Tensor = body.embed_tokens.weight
         # a shortened head (suite.models.short_head) keeps its rows apart; a plain head is the lm_head's weight
-        self.head: Tensor = model.compact_head if hasattr(model, "compact_head") else model.lm_head.weight
+        head: Tensor = model.compact_head if hasattr(model, "compact_head") else model.lm_head.weight
+        self.head: Tensor | Packed = head
         self.norm: Tensor = body.norm.weight
-        self.layers = [_fuse(layer) for layer in body.layers]
+        if bits is None:
+            self.layers = [_fuse(layer) for layer in body.layers]
+        else:
+            if model not in _packed:
+                _check_packable(cfg, head)
+                _packed[model] = [_pack(_fuse(layer), bits) for layer in body.layers], Packed(head, 8)
+            self.layers, self.head = _packed[model]
         self.rotary = body.rotary_emb
 
     def rotations(self, length: int) -> None:
@@ -92,17 +124,17 @@ class LeanWeights:
         """From embeddings x (n, width) to the last hidden states (n, width); `cos`, `sin` are those of each row."""
         n, rotated = len(x), self.heads + self.groups
         for i, (norm1, qkv, bias, out, norm2, gate_up, down) in enumerate(self.layers):
-            h = F.linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
+            h = linear(F.rms_norm(x, self.width, norm1, self.eps), qkv, bias).view(n, -1, self.dim)
             qk = h[:, :rotated]
             qk = qk * cos + qk.roll(self.dim // 2, -1) * sin
-            x = x + F.linear(attend(i, qk[:, : self.heads], qk[:, self.heads :], h[:, rotated:]), out)
-            gate, up = F.linear(F.rms_norm(x, self.width, norm2, self.eps), gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, down)
+            x = x + linear(attend(i, qk[:, : self.heads], qk[:, self.heads :], h[:, rotated:]), out)
+            gate, up = linear(F.rms_norm(x, self.width, norm2, self.eps), gate_up).chunk(2, -1)
+            x = x + linear(F.silu(gate) * up, down)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (n, columns) of hidden states (n, width)."""
-        return F.linear(F.rms_norm(hidden, self.width, self.norm, self.eps), self.head)
+        return linear(F.rms_norm(hidden, self.width, self.norm, self.eps), self.head)
 
 
 class LeanLlama(LeanWeights):
@@ -110,8 +142,8 @@ class LeanLlama(LeanWeights):
 
     name = "lean"
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, bits: int | None = None) -> None:
+        super().__init__(model, bits)
         self.length = 0
         self.cache = self.embed.new_zeros(len(self.layers), 2, self.groups, 0, self.dim)
         self._allocate(FIRST_LENGTH)
@@ -157,11 +189,10 @@ class LeanLlama(LeanWeights):
         return y[0].transpose(0, 1).reshape(len(q), -1)
 
 
-def _fuse(layer: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """One layer's weights, projections of the same input joined: one matrix product instead of three or two."""
+def _fuse(layer: Any) -> Layer:
     att, mlp = layer.self_attn, layer.mlp
     qkv = (att.q_proj, att.k_proj, att.v_proj)
-    return (
+    return Layer(
         layer.input_layernorm.weight,
         _joined(qkv),
         torch.cat([p.bias for p in qkv]) if qkv[0].bias is not None else None,
@@ -179,3 +210,22 @@ def _joined(projections: tuple[Any, ...]) -> Tensor:
     for p, part in zip(projections, parts, strict=True):
         p.weight.data = part
     return joined
+
+
+def _check_packable(cfg: Any, head: Tensor) -> None:
+    widths = (cfg.hidden_size, cfg.intermediate_size)
+    if head.device.type != "cpu" or any(width % BLOCK for width in widths):
+        raise UserError(
+            f"models.*.quantization packs matrices on a CPU whose widths are multiples of {BLOCK}, and this model's "
+            f"are {' and '.join(map(str, widths))} on {head.device}; set it to none."
+        )
+
+
+def _pack(layer: Layer, bits: int) -> Layer:
+    def packed(weight: Tensor | Packed) -> Packed:
+        assert isinstance(weight, Tensor)
+        return Packed(weight, bits)
+
+    return layer._replace(
+        qkv=packed(layer.qkv), out=packed(layer.out), gate_up=packed(layer.gate_up), down=packed(layer.down)
+    )

@@ -44,6 +44,8 @@ class LlamaCpp:
         self.file, self.length, self.embedding = file, 0, embedding
         how: Any = api.llama_model_default_params()
         how.n_gpu_layers = 0
+        # on virtual machines that promise AMX its kernels crash (github.com/ggml-org/llama.cpp/issues/20824)
+        how.use_extra_bufts = b"AMX" not in api.llama_print_system_info()
         self.model = api.llama_model_load_from_file(str(file).encode(), how)
         if not self.model:
             raise UserError(f"llama.cpp cannot read {file}; give another GGUF file, or set task.engine=lean.")
@@ -114,8 +116,13 @@ def llama_cpp_engine(loaded: Loaded) -> LlamaCpp:
     """The engine for a model that transformers has loaded (for its tokenizer and configuration).
 
     Raises:
-        UserError: llama-cpp-python is not installed, or it knows no such architecture.
+        UserError: llama-cpp-python is not installed, no file can be made, or the weights are to be packed otherwise.
     """
+    if loaded.spec.quantization != "none":
+        raise UserError(
+            f"models.*.quantization={loaded.spec.quantization}: with task.engine=llama_cpp the GGUF file says how many "
+            "bits a weight has; set it to none."
+        )
     bindings()  # before a file is written for it
     short = getattr(loaded.model, "compact_head", None) is not None
     return LlamaCpp(

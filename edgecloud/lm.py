@@ -106,16 +106,22 @@ class CachedLM:
         seconds: time spent in the model since the last reset (measured).
     """
 
-    def __init__(self, model: Any, *, vocab: int | None = None, engine: str | Engine = "lean") -> None:
+    def __init__(
+        self, model: Any, *, vocab: int | None = None, engine: str | Engine = "lean", bits: int | None = None
+    ) -> None:
         """Wrap a `transformers` causal model.
 
         Args:
             model: the model.
             vocab: see the class; None: the model's own.
             engine: `lean` where it knows the architecture, `transformers`, or one that is made already.
+            bits: 4 or 8: pack the weights, see `LeanWeights`; None: leave them as they are.
+
+        Raises:
+            UserError: the weights cannot be packed.
         """
         self.ears = model if model.config.model_type == THINKER else None
-        self.engine: Engine = _engine(model, engine) if isinstance(engine, str) else engine
+        self.engine: Engine = _engine(model, engine, bits) if isinstance(engine, str) else engine
         self.engine_name = self.engine.name
         cfg = model.config.get_text_config(decoder=True)
         self.vocab = min(vocab or cfg.vocab_size, cfg.vocab_size)
@@ -211,7 +217,12 @@ class CachedLM:
         return full
 
 
-def _engine(model: Any, name: str) -> Engine:
+def _engine(model: Any, name: str, bits: int | None) -> Engine:
     if name == "lean" and lean_supports(model):
-        return LeanLlama(model)
+        return LeanLlama(model, bits)
+    if bits is not None:
+        raise UserError(
+            f"models.*.quantization on a CPU needs task.engine=lean and an architecture that it knows, and this is a "
+            f"{model.config.model_type} on engine {name}; set it to none."
+        )
     return ThinkerEngine(model) if model.config.model_type == THINKER else TransformersEngine(model)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,13 @@ def agreement(output: Output, greedy: dict[str, Any] | None) -> dict[str, float 
         tokens = tokens[:both]
     if output.room == 0:
         reference = reference[:both]
-    return {"agreement": rouge_l(tokens, reference), "same_prefix": prefix_share(tokens, reference)}
+    return {"agreement": _overlap(tuple(tokens), tuple(reference)), "same_prefix": prefix_share(tokens, reference)}
+
+
+@lru_cache(maxsize=1 << 14)
+def _overlap(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:
+    """ROUGE-L; remembered, since the jobs of a sweep mostly write the same texts."""
+    return rouge_l(tokens, reference)
 
 
 def names_emotion(text: str, words: Iterable[str]) -> float | None:

@@ -104,9 +104,10 @@ def load_pair(ctx: RunContext, task: SpecDecConfig) -> Pair:
 def _wrapped(loaded: Loaded, task: SpecDecConfig, vocab: int, batcher: Batcher | None) -> CachedLM:
     """The model on the engine of the task."""
     if batcher is not None:
-        return BatchedLM(loaded.model, slots=task.batch_size, vocab=vocab, batcher=batcher).sequence()
+        slots = task.batch_size
+        return BatchedLM(loaded.model, slots=slots, vocab=vocab, batcher=batcher, bits=loaded.pack_bits).sequence()
     engine = llama_cpp_engine(loaded) if task.engine == "llama_cpp" else task.engine
-    return CachedLM(loaded.model, vocab=vocab, engine=engine)
+    return CachedLM(loaded.model, vocab=vocab, engine=engine, bits=loaded.pack_bits)
 
 
 def stopper(texts: list[str], tokenizer: Any) -> Callable[[list[int]], bool] | None:

@@ -220,7 +220,7 @@ def _reason(error: grpc.RpcError) -> str:
         return str(error)
     details = (error.details() or "").rstrip(".")
     if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return f"nobody answers ({details})"
+        return f"nobody answers ({details.rsplit(': ', 1)[-1]}); see that `python -m edgecloud.cloud` runs there"
     return f"{details} ({error.code().name})"
 
 

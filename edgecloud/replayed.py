@@ -57,8 +57,8 @@ class Replay:
                 raise UserError(f"There is no trace {path}; record one with task.on_trace_end=live.")
             pair = self._load()
             models = {name: {**facts, "load_s": None} for name, facts in pair.facts.items()}
-            about = {"models": models, "eos": sorted(pair.eos), "vocab": pair.vocab, "placeholder": pair.placeholder}
-            self.trace.begin({**about, "configs": pair.configs})
+            words = {"eos": sorted(pair.eos), "vocab": pair.vocab, "placeholder": pair.placeholder}
+            self.trace.begin({"models": models, "configs": pair.configs, **words})
         assert self.trace.about is not None
         about = self.trace.about
         self.tape = Tape(self.trace.costs, self._both if goes_live else None)
@@ -99,7 +99,7 @@ class Replay:
                     asked=asked.hexdigest(),
                     prompt=prompt.tokens,
                     features_ms=features_ms,
-                    sound=None if prompt.audio is None else tuple(prompt.audio["input_features"].shape[1:]),
+                    sound=None if prompt.audio is None else _shape(prompt.audio["input_features"]),
                 )
             )
         if found.asked != asked.hexdigest():
@@ -116,7 +116,7 @@ class Replay:
         """
         recorded, tape = self.trace.samples[sample.id], self.tape
         tape.begin(recorded, lambda: live.ask(sample, self._load())[0])
-        output = self._decode(sample, prompt, on_token)
+        output: Output = self._decode(sample, prompt, on_token)
         self._counts = {"consulted": tape.consulted, "replayed": tape.consulted - tape.live, "live_calls": tape.calls}
         if tape.calls:
             self.trace.save(recorded)
@@ -165,6 +165,12 @@ def made_of(cfg: RunConfig) -> dict[str, Any]:
     else:
         made["dataset"] = file_sha256(dataset.file())
     return made
+
+
+def _shape(features: torch.Tensor) -> tuple[int, int]:
+    """Mel bins and frames of (1, bins, frames)."""
+    _, bins, frames = features.shape
+    return bins, frames
 
 
 @cache

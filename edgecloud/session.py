@@ -15,7 +15,7 @@ from torch import Tensor
 from edgecloud.batch import BatchedLM, Lane
 from edgecloud.counters import SOURCES
 from edgecloud.draft import Drafted
-from edgecloud.lean import LeanLlama, lean_supports
+from edgecloud.lean import lean_supports
 from edgecloud.lm import CachedLM
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.verify import VERIFIERS, LocalCloud, Verification, ensemble, lossless
@@ -46,9 +46,7 @@ class SharedLM(CachedLM):
         """Another sequence on the same weights."""
         other = copy.copy(self)
         other.engine = copy.copy(self.engine)
-        if isinstance(other.engine, LeanLlama):  # the others make a cache of their own when they are reset
-            other.engine.cache = other.engine.cache.new_zeros(other.engine.cache.shape)
-        other.reset()
+        other.reset()  # transformers' engine makes a new cache; of the lean one there is only one live sibling
         return other
 
     def logits(self, sequence: list[int], keep: int = 1) -> Tensor:

@@ -100,15 +100,15 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         }
 
     try:
-        stop = pair.batcher.stop if pair.batcher else lambda: None
-        ctx.each(data.samples, work, label=task.method, workers=task.batch_size, stop=stop)
+        workers, stop = (task.batch_size, pair.batcher.stop) if pair.batcher else (1, lambda: None)
+        ctx.each(data.samples, work, label=task.method, workers=workers, stop=stop)
     finally:
         if pair.line is not None:
             pair.line.close()
-    facts = {"mode": mode(task), "models": pair.facts, **(replay.facts if replay else {})}
+    facts: dict[str, Any] = {"mode": mode(task), "models": pair.facts, **(replay.facts if replay else {})}
     if clock is not None:
         compared = calibration([row["compute_s"] for row in ok(ctx.samples)])
-        facts |= {"clock": clock.note, "codec_lossless": clock.lossless, "calibration": compared}
+        facts |= {"clock": clock.note, "codec_lossless": clock.lossless, "here_over_modelled": compared}
     return aggregate(cfg, ctx, data, facts)
 
 

@@ -105,5 +105,5 @@ def write(model: Any, file: Path, kind: str) -> None:
 
 
 def neighbours(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head (heads x dim, ...) reordered: the two that the rotary embedding turns, i and i + dim / 2, meet."""
-    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+    """Rows of each head (heads x dim, ...) reordered: the two that the rotary embedding turns become neighbours."""
+    return weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)

@@ -101,14 +101,6 @@ class SampleTrace:
     calls: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {name: [] for name in MODELS})
     known: bool = False
 
-    def nodes(self) -> Iterator[Node]:
-        """Every node of the trie."""
-        waiting = [self.root]
-        while waiting:
-            node = waiting.pop()
-            yield node
-            waiting.extend(node.children.values())
-
 
 class Trace:
     """A trace file in memory.

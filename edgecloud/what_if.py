@@ -124,7 +124,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         raise UserError(f"No sample could be decoded; the first one: {next(iter(ctx.samples))['error']}")
     decoded = [Decoded(**row["decoded"] | {"rounds": [Round(**one) for one in row["rounds"]]}) for row in rows]
     priced = [(one, world.priced(one)) for one in decoded]
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for arm in ARMS:
         metrics |= arm_metrics(arm, [world.timeline(arm, one, rounds, task.network) for one, rounds in priced], world)
     accepted = [row["metrics"]["accepted"] for row in rows]

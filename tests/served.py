@@ -42,11 +42,17 @@ def card(vocab: int, **changes: Any) -> Card:
 
 @contextmanager
 def serving(
-    model: Any, vocab: int, *, token: str | None = None, kind: type[CloudServer] = CloudServer, **limits: Any
+    model: Any,
+    vocab: int,
+    *,
+    token: str | None = None,
+    kind: type[CloudServer] = CloudServer,
+    engine: str = "lean",
+    **limits: Any,
 ) -> Iterator[tuple[CloudServer, str]]:
     """A server of this process, and its address."""
     bounds = Limits(**limits)
-    lease = leases(model, vocab=vocab, engine="lean", most=bounds.max_sessions)
+    lease = leases(model, vocab=vocab, engine=engine, most=bounds.max_sessions)
     server = kind(card(vocab), lease, bounds, token)
     port = server.start("127.0.0.1", 0)
     try:

@@ -45,6 +45,14 @@ class Loaded:
     notes: tuple[str, ...] = ()
     """What was done differently from what was asked."""
 
+    @property
+    def pack_bits(self) -> int | None:
+        """Bits a weight that whoever runs the model is to pack it into; None: it is as it is to be.
+
+        On a GPU bitsandbytes has done so; on the CPU it is the engine's own work.
+        """
+        return {"none": None, "4bit": 4, "8bit": 8}[self.spec.quantization] if self.device == "cpu" else None
+
 
 _warm: dict[tuple[Any, ...], Loaded] = {}
 _plans: dict[tuple[Any, ...], Plan] = {}
@@ -175,15 +183,13 @@ def _load(
 
 
 def _quantization(spec: ModelConfig, dtype: str, placement: Placement) -> dict[str, Any]:
-    if spec.quantization == "none":
+    if spec.quantization == "none" or placement.device == "cpu":
         return {}
-    problem = None
-    if placement.device == "cpu":
-        problem = "needs a GPU, and this run is on the CPU"
-    elif importlib.util.find_spec("bitsandbytes") is None:
-        problem = "needs bitsandbytes, which is not installed (pip install bitsandbytes)"
-    if problem:
-        raise UserError(f"models.*.quantization={spec.quantization} of {spec.id} {problem}; or set it to none.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"models.*.quantization={spec.quantization} of {spec.id} needs bitsandbytes, which is not installed "
+            "(pip install bitsandbytes); or set it to none."
+        )
     from transformers import BitsAndBytesConfig
 
     config: Any = BitsAndBytesConfig

@@ -29,7 +29,8 @@ class ModelConfig:
     dtype: str = "auto"
     """Weights' precision; `auto` takes the hardware profile's."""
     quantization: str = "none"
-    """`4bit` or `8bit` through bitsandbytes (an extra; needs a GPU)."""
+    """`4bit` or `8bit`: on a GPU through bitsandbytes (an extra); on a CPU in blocks of 32 with a head of 8 bits, by
+    task.engine=lean (edgecloud/packed.py), which for weights out of a GGUF file of 4 bits is how they were."""
     trust_remote_code: bool = False
     """Run Python code that a hub repository brings. Off unless you say so."""
 

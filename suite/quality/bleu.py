@@ -6,6 +6,7 @@ therefore part of the result, so that a bootstrap can resample samples and recom
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,27 @@ class Bleu(TextMetric):
             `counts`: integers (n, 10) as `corpus_bleu` takes them.
             `tokenize`: the tokeniser's name.
         """
-        scorer = BLEU(tokenize=self._tokenize, effective_order=True)
-        sentences = [scorer.sentence_score(text, group) for text, group in zip(predictions, references, strict=True)]
-        counts = np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in sentences], dtype=np.int64)
+        pairs = zip(predictions, references, strict=True)
+        sentences = [_sentence(self._tokenize, text, tuple(group)) for text, group in pairs]
+        counts = np.array([row for _, row in sentences], dtype=np.int64)
         return {
             "bleu": corpus_bleu(counts),
-            "per_sample": [float(s.score) for s in sentences],
+            "per_sample": [score for score, _ in sentences],
             "counts": counts,
             "tokenize": self._tokenize,
         }
+
+
+@lru_cache(maxsize=1 << 16)
+def _sentence(tokenize: str, text: str, references: tuple[str, ...]) -> tuple[float, tuple[int, ...]]:
+    """Score and counts of one sample; remembered, since the jobs of a sweep mostly write the same captions."""
+    s = _scorer(tokenize).sentence_score(text, references)
+    return float(s.score), (s.sys_len, s.ref_len, *s.counts, *s.totals)
+
+
+@cache
+def _scorer(tokenize: str) -> BLEU:
+    return BLEU(tokenize=tokenize, effective_order=True)
 
 
 def corpus_bleu(counts: npt.NDArray[np.int64]) -> float:

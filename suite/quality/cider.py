@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -43,11 +44,7 @@ class CiderD(TextMetric):
         check_choice("CiderD.tokenizer", tokenizer, TOKENIZERS)
         super().__init__()
         self._tokenizer = tokenizer
-        self._idf = None if corpus is None else Idf.of(self._documents(corpus))
-
-    def _documents(self, references: Sequence[Sequence[str]]) -> list[list[list[str]]]:
-        tokens = TOKENIZERS[self._tokenizer]
-        return [[tokens(reference) for reference in group] for group in references]
+        self._corpus = None if corpus is None else tuple(map(tuple, corpus))
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
         """Score `predictions`.
@@ -60,17 +57,16 @@ class CiderD(TextMetric):
         Raises:
             UserError: the IDF has fewer than two documents: every weight would be log(1) = 0.
         """
-        documents = self._documents(references)
-        idf = self._idf or Idf.of(documents)
-        if idf.documents < 2:
+        groups = tuple(map(tuple, references))
+        scorer = _scorer(self._tokenizer, groups if self._corpus is None else self._corpus)
+        if scorer.idf.documents < 2:
             raise UserError("CiderD: one item gives no IDF; pass all references of the data set as corpus.")
-        tokens = TOKENIZERS[self._tokenizer]
-        scores = [cider_d(tokens(text), group, idf) for text, group in zip(predictions, documents, strict=True)]
+        scores = [scorer.score(text, group) for text, group in zip(predictions, groups, strict=True)]
         return {
             "cider_d": fmean(scores),
             "per_sample": scores,
             "tokenizer": self._tokenizer,
-            "documents": idf.documents,
+            "documents": scorer.idf.documents,
         }
 
 
@@ -97,7 +93,7 @@ class Idf:
 def cider_d(prediction: Sequence[str], references: Sequence[Sequence[str]], idf: Idf) -> float:
     """CIDEr-D of one tokenised prediction against its tokenised references (equations 2 to 4, CIDEr-D form)."""
     ours = _Vector.of(prediction, idf)
-    return 10.0 * sum(_similarity(ours, _Vector.of(reference, idf)) for reference in references) / len(references)
+    return _mean_similarity(ours, [_Vector.of(reference, idf) for reference in references])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +111,36 @@ class _Vector:
             weights[len(ngram) - 1][ngram] = count * idf.weight(ngram)
         norms = [math.sqrt(sum(weight * weight for weight in order.values())) for order in weights]
         return cls(weights, norms, len(tokens))
+
+
+class _Scorer:
+    """CIDEr-D of one corpus. The jobs of a sweep score the same captions again and again, so both are remembered."""
+
+    def __init__(self, tokenizer: str, corpus: Sequence[Sequence[str]]) -> None:
+        self.tokens = TOKENIZERS[tokenizer]
+        self.idf = Idf.of([[self.tokens(reference) for reference in group] for group in corpus])
+        self.references: dict[str, _Vector] = {}
+        self.scores: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def score(self, prediction: str, references: tuple[str, ...]) -> float:
+        """Of one sample; see `cider_d`."""
+        key = prediction, references
+        if key not in self.scores:
+            for reference in references:
+                if reference not in self.references:
+                    self.references[reference] = _Vector.of(self.tokens(reference), self.idf)
+            ours = _Vector.of(self.tokens(prediction), self.idf)
+            self.scores[key] = _mean_similarity(ours, [self.references[reference] for reference in references])
+        return self.scores[key]
+
+
+@lru_cache(maxsize=8)
+def _scorer(tokenizer: str, corpus: tuple[tuple[str, ...], ...]) -> _Scorer:
+    return _Scorer(tokenizer, corpus)
+
+
+def _mean_similarity(ours: _Vector, theirs: Sequence[_Vector]) -> float:
+    return 10.0 * sum(_similarity(ours, one) for one in theirs) / len(theirs)
 
 
 def _similarity(ours: _Vector, theirs: _Vector) -> float:

@@ -22,8 +22,10 @@ from edgecloud.draft import EdgeDrafter
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.remote import CloudLost, Line, expecting
 from edgecloud.sampling import Luck, Sampling
-from edgecloud.wire import METHOD, Open, pack
-from suite.errors import UserError
+from edgecloud.schema import SpecDecConfig
+from edgecloud.wire import METHOD, Open, pack, tokenizer_digest
+from suite.errors import ConfigError, UserError
+from suite.models.revision import revision
 from suite.models.spec import ModelConfig
 from tests.loop import Way, together
 from tests.runs import Here, TinyPair, read_record, read_rows
@@ -42,7 +44,7 @@ WAYS = {
     "sampled, nucleus": Way(sampling=Sampling(temperature=0.8, top_p=0.7), gate=gates.entropy, threshold=0.5),
     "sampled, mixed": Way(sampling=Sampling(temperature=1.0), verifier=verify.ensemble),
 }
-PROMPTS = {f"p{i}": Prompt(tokens=[(7 * i + 5 * j) % VOCAB for j in range(4 + i)]) for i in range(4)}
+PROMPTS = {f"p{i}": Prompt(tokens=[(7 * i + 5 * j) % VOCAB for j in range(4 + i)]) for i in range(3)}
 
 
 @cache
@@ -77,11 +79,14 @@ def test_tokens_are_those_of_one_process(sessions: int) -> None:
         line.close()
 
 
-def test_two_edges_at_once_do_not_mix() -> None:
+@pytest.mark.parametrize("engine", ["lean", "transformers"], ids=["batched", "in turn"])
+def test_two_edges_at_once_do_not_mix(engine: str) -> None:
     edge, cloud = models()
+    some = ["greedy", "greedy, gated, relaxed", "sampled"]
+    local = CachedLM(cloud, engine=engine)
     wanted = {
-        (title, name): together(CachedLM(edge), CachedLM(cloud), prompt, way, ENDING, Luck(5, name))
-        for title, way in WAYS.items()
+        (title, name): together(CachedLM(edge), local, prompt, WAYS[title], ENDING, Luck(5, name))
+        for title in some
         for name, prompt in PROMPTS.items()
     }
     wrong: list[Any] = []
@@ -94,8 +99,8 @@ def test_two_edges_at_once_do_not_mix() -> None:
                     wrong.append((title, name))
         line.close()
 
-    with serving(cloud, VOCAB) as (_, address):
-        edges = [threading.Thread(target=run, args=(address, titles)) for titles in (list(WAYS), list(WAYS)[::-1])]
+    with serving(cloud, VOCAB, engine=engine) as (_, address):
+        edges = [threading.Thread(target=run, args=(address, titles)) for titles in (some, some[::-1])]
         for one in edges:
             one.start()
         for one in edges:
@@ -205,6 +210,7 @@ def test_sessions_are_bounded_and_free_places_are_taken_again() -> None:
         until(lambda: len(server.guests) == 1)
         third = line_to(address)
         assert split(CachedLM(models()[0]), third, WAYS["greedy"], "p0", PROMPTS["p0"]).tokens
+        assert third.loss is None
         for line in (second, third):
             line.close()
         until(lambda: not server.guests)
@@ -268,21 +274,25 @@ def test_a_port_in_use_and_an_open_house_cost_a_sentence(
         ({}, None),
     ],
 )
-def test_another_cloud_than_was_asked_for_is_refused(
-    changes: dict[str, Any], complaint: str | None, tmp_path: Path
-) -> None:
-    from edgecloud.wire import tokenizer_digest
-    from suite.models.revision import revision
-
-    (tmp_path / "config.json").write_text("{}")
-    spec, words = ModelConfig(source="path", id=str(tmp_path)), tokenizer()
+def test_another_cloud_than_was_asked_for_is_refused(changes: dict[str, Any], complaint: str | None) -> None:
+    spec, words = ModelConfig(source="zoo", id="omni_tiny/cloud"), tokenizer()
     asked = {"tokenizer": tokenizer_digest(words), "revision": revision(spec), "hears": True}
     check = expecting(spec, "float32", words, vocab=VOCAB, hears=True)
     if complaint is None:
         check(card(VOCAB, **asked))
         return
     with pytest.raises(UserError, match=complaint):
-        check(card(VOCAB, **asked | changes))
+        check(card(**{"vocab": VOCAB} | asked | changes))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "cloud"}, {"drafter": "lookup", "gate": "always"}, {"cloud_address": "localhost"}, {"batch_size": 2}],
+)
+def test_what_cannot_be_split_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="task"):
+        SpecDecConfig(transport="grpc", **options)
+    SpecDecConfig(transport="grpc")
 
 
 # --- a cloud that is lost
@@ -320,6 +330,23 @@ def test_a_lost_cloud_costs_the_rest_of_the_sentence_and_no_more() -> None:
             assert found.counters.rounds == DyingServer.lives + 1  # the last call is the one nobody answered
             assert line.costs()["lost_at"] == at
         line.close()
+
+
+class SilentServer(CloudServer):
+    """Takes sessions and then says nothing, as a hung machine would."""
+
+    def _talk(self, requests: Iterator[bytes], guest: Guest) -> Iterator[bytes]:
+        yield next(super()._talk(requests, guest))
+        list(requests)
+
+
+def test_a_cloud_that_hangs_is_lost_after_the_time_out() -> None:
+    with serving(models()[1], VOCAB, kind=SilentServer) as (_, address):
+        line = line_to(address)
+        line.timeout_s = 0.2
+        out = split(CachedLM(models()[0]), line, WAYS["greedy"], "p0", PROMPTS["p0"])
+        assert line.loss is not None and "no answer within task.cloud_timeout_s=0.2" in line.loss.sentence
+        assert line.loss.at_token == 0 and set(out.sources) == {"edge"}
 
 
 def test_a_cloud_killed_in_the_middle_of_a_sample(pair: TinyPair, tmp_path: Path) -> None:

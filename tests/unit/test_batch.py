@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from edgecloud import batch as batches
-from edgecloud.batch import BatchedLM, Batcher, Feed, LeanBatch
+from edgecloud.batch import BatchedLM, Batcher, Feed, LeanBatch, in_lanes
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
 from edgecloud.gates import GATES
 from edgecloud.lean import LeanLlama, Sound
@@ -92,18 +93,10 @@ def prompts(number: int) -> list[Prompt]:
     return [Prompt(tokens=torch.randint(4, 40, (n,), generator=luck).tolist()) for n in lengths]
 
 
-def in_lanes(models: list[BatchedLM], batcher: Batcher, workers: int, work: Callable[..., Any], items: Any) -> list[Any]:
-    """`work(case, item, *sequences)` of all items, `workers` at a time."""
+def side_by_side(models: list[BatchedLM], workers: int, work: Callable[..., Any], items: list[Any]) -> list[Any]:
+    """`work(*sequences, case, item)` of all items, `workers` at a time."""
     lanes = [[model.sequence() for model in models] for _ in range(workers)]
-
-    def one(case: int, item: Any) -> Any:
-        lane = lanes.pop()
-        try:
-            with batcher.member():
-                return work(case, item, *lane)
-        finally:
-            lanes.append(lane)
-
+    one = in_lanes([partial(work, *lane) for lane in lanes], models[0].batcher)
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(one, range(len(items)), items))
 
@@ -118,10 +111,10 @@ def test_speculation_in_a_batch_emits_the_tokens_of_each_alone(workers: int, tem
     batcher = Batcher()
     models = [BatchedLM(model, slots=workers, batcher=batcher) for model in (edge_model, cloud_model)]
 
-    def work(case: int, prompt: Prompt, edge: CachedLM, cloud: CachedLM) -> Output:
+    def work(edge: CachedLM, cloud: CachedLM, case: int, prompt: Prompt) -> Output:
         return decoded(edge, cloud, prompt, case, temperature=temperature)
 
-    together = in_lanes(models, batcher, workers, work, asked)
+    together = side_by_side(models, workers, work, asked)
     assert [out.tokens for out in together] == [out.tokens for out in alone]
     assert [out.counters for out in together] == [out.counters for out in alone]
     assert sum(out.counters.corrected for out in alone) > 10
@@ -133,12 +126,11 @@ def test_a_clip_is_heard_by_its_own_sequence() -> None:
     asked = [Prompt(tokens=[4, *[placeholder] * 10, 6 + i], audio=clip) for i, clip in enumerate(clips)]
     asked.append(Prompt(tokens=[4, 5, 6]))
 
-    def work(case: int, prompt: Prompt, lm: CachedLM) -> list[int]:
+    def work(lm: CachedLM, case: int, prompt: Prompt) -> list[int]:
         return generate(lm, prompt, Ending(max_new_tokens=12), Sampling(), Luck(0, ""), "cloud").tokens
 
-    alone = [work(0, prompt, CachedLM(model)) for prompt in asked]
-    batcher = Batcher()
-    assert in_lanes([BatchedLM(model, slots=3, batcher=batcher)], batcher, 3, work, asked) == alone
+    alone = [work(CachedLM(model), 0, prompt) for prompt in asked]
+    assert side_by_side([BatchedLM(model, slots=3)], 3, work, asked) == alone
 
 
 class FakeBatch:

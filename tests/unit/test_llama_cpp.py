@@ -104,15 +104,14 @@ def test_speculation_on_llama_cpp_is_lossless(tmp_path: Path) -> None:
     model = llama(1, **WIDE)
     twin = related(model, 2, noise=0.1)
     (tmp_path / "edge").mkdir()
-    cloud, edge = CachedLM(model, engine=engine(tmp_path, model)), CachedLM(twin, engine=engine(tmp_path / "edge", twin))
+    cloud = CachedLM(model, engine=engine(tmp_path, model))
+    edge = CachedLM(twin, engine=engine(tmp_path / "edge", twin))
     ending, accepted = Ending(max_new_tokens=24), 0
     for case in range(12):
         prompt = Prompt(tokens=TOKENS[case * 7 : case * 9 + 5])
         alone = generate(cloud, prompt, ending, Sampling(), Luck(0, ""), "cloud")
         parts = in_process(edge, cloud, VERIFIERS["lossless"], Verification(sampling=Sampling()))
-        out = speculate(
-            *parts, prompt, Rules(k=1 + case % 5, gate=GATES["always"], threshold=0.0), ending, Luck(0, "")
-        )
+        out = speculate(*parts, prompt, Rules(k=1 + case % 5, gate=GATES["always"], threshold=0.0), ending, Luck(0, ""))
         assert out.tokens == alone.tokens
         accepted += out.counters.accepted
     assert accepted > 50

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgecloud import gates, verify
+from edgecloud.costs import Costs
 from edgecloud.decode import Ending, Output, speculate
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.replay import RecordedCloud, RecordedDrafter, Tape
@@ -161,10 +162,10 @@ def test_times_are_the_models_as_measured_and_the_loop_takes_none(new: Trace) ->
     play(new, lambda: models)
     sample = new.samples["p0"]
     sample.first = {"edge": (3, 0.5), "cloud": (7, 2.0)}
-    for name, costs in new.costs.items():
-        costs.calls.clear()
-        for n in (1, 5):
-            costs.add(n, 0.01 * n if name == "edge" else 0.1 + 0.02 * n)
+    new.costs |= {"edge": Costs(), "cloud": Costs()}
+    for n in (1, 5):
+        new.costs["edge"].add(n, 0.01 * n)
+        new.costs["cloud"].add(n, 0.1 + 0.02 * n)
     out = Player(new, None)("p0", Way(k=4), Ending(max_new_tokens=10))
     first, second, *_ = out.rounds
     assert first.edge_s == pytest.approx(0.5 + 3 * 0.01)  # the first call as it was, three tokens more
@@ -190,3 +191,16 @@ def test_a_guess_while_the_cloud_judges_costs_positions_as_it_does_live(new: Tra
         assert told(played) == told(live)
         assert drafter.computed == edge.computed
     assert guesses >= {True, False}
+
+
+def test_nobody_is_asked_what_follows_the_end_of_an_output(new: Trace) -> None:
+    models, way = pair(), Way(k=3)
+    whole = together(*models, PROMPTS["p0"], way, Ending(max_new_tokens=14), Luck(0, "p0"))
+    end = whole.tokens[whole.sources.index("accepted")]
+    player = Player(new, lambda: models)
+    out = player("p0", way, Ending(max_new_tokens=14, eos=frozenset({end})))
+    assert out.tokens[-1] == end and out.sources[-1] == "accepted"
+    node = new.samples["p0"].root
+    for token in out.tokens:
+        node = node.children[token]
+    assert node.proposal is None and node.answer is None

@@ -52,7 +52,9 @@ def test_one_token_is_bound_by_memory_and_many_by_arithmetic():
     read_s = 2 * (line.shape.body + line.shape.vocab * line.shape.width) / 3350e9
     assert line.forward_s(1, 0) == pytest.approx(read_s, rel=0.001)  # a few keys and values besides
     assert line.forward_s(5, 100) < 1.01 * line.forward_s(1, 100)  # a block costs what a token costs
-    assert line.forward_s(8000, 0) == pytest.approx(2 * 8000 * line.shape.body / 989e12, rel=0.1)
+    arithmetic_s = (2 * 2000 * line.shape.body + 4 * 2000 * 1000 * 28 * 128 * 28) / 989e12
+    head_s = 2 * line.shape.vocab * line.shape.width / 3350e9
+    assert line.forward_s(2000, 0) == pytest.approx(arithmetic_s + head_s, rel=0.001)
 
 
 def test_context_launches_bits_and_calibration_count():

@@ -174,9 +174,7 @@ def test_one_model_alone_is_told_by_its_times():
 
 PHONE = HardwareConfig(power_w=8.0)
 H100 = HardwareConfig(power_w=700.0, price_usd_per_h=2.5)
-PAID = replace(
-    NOISY, price_usd_per_gb=2.0, radio_up_j_per_mb=3.0, radio_down_j_per_mb=0.5, radio_w=1.2
-)
+PAID = replace(NOISY, price_usd_per_gb=2.0, radio_up_j_per_mb=3.0, radio_down_j_per_mb=0.5, radio_w=1.2)
 
 
 @settings(deadline=None)
