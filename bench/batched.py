@@ -37,11 +37,11 @@ def decoders(bench: Bench, k: int, size: int) -> dict[str, Decode]:
     rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
 
     def alone(cloud: CachedLM) -> Decode:
-        return lambda prompt: generate(cloud, prompt, bench.ending, greedy, Luck(0, ""), "cloud")
+        return lambda prompt: generate(cloud, prompt, bench.ours.ending, greedy, Luck(0, ""), "cloud")
 
     def lossless(edge: CachedLM, cloud: CachedLM) -> Decode:
         parts = in_process(edge, cloud, VERIFIERS["lossless"], Verification(sampling=greedy))
-        return lambda prompt: speculate(*parts, prompt, rules, bench.ending, Luck(0, ""))
+        return lambda prompt: speculate(*parts, prompt, rules, bench.ours.ending, Luck(0, ""))
 
     lanes = [(edges.sequence(), clouds.sequence()) for _ in range(size)]
     return {

@@ -5,6 +5,8 @@
 
 Every prompt is decoded by every contender in turn, so a ratio compares neighbours in time. Settings are tuned on
 prompts that are not measured, for the peers as for us. A ratio is (peer's ms per token) / (ours), median over prompts.
+Ours is measured twice: on the very weights of the peers, and with both models packed in 4-bit blocks
+(`models.*.quantization=4bit`), which for the cloud are the blocks of the GGUF file that its weights come from.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from edgecloud.verify import VERIFIERS, Verification, in_process
 from suite.config import CONF
 from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
-from suite.models.loading import load
+from suite.models.loading import Loaded, load
 from suite.models.plan import Placement
 from suite.models.spec import ModelConfig
 from suite.records.provenance import packages
@@ -54,22 +56,54 @@ def timed(decode: Decode, prompt: list[int]) -> Run:
     return Run(tokens, 1e3 * (time.perf_counter() - start) / len(tokens))
 
 
+def load_pair(dtype: str, quantization: str = "none") -> tuple[Loaded, Loaded]:
+    """The embedded text pair, edge and cloud."""
+    models = OmegaConf.to_container(OmegaConf.load(CONF / "models" / "smollm2.yaml"))
+    assert isinstance(models, dict)
+    specs = [ModelConfig(**models[name], quantization=quantization) for name in ("edge", "cloud")]
+    edge, cloud = (load(spec, placement=Placement(), hardware=HardwareConfig(dtype=dtype)) for spec in specs)
+    return edge, cloud
+
+
+class Ours:
+    """The pair in this suite.
+
+    Attributes:
+        last: what was decoded last.
+    """
+
+    def __init__(self, edge: CachedLM, cloud: CachedLM, ending: Ending) -> None:
+        self.edge, self.cloud, self.ending = edge, cloud, ending
+        self.last: Output | None = None
+
+    def alone(self, prompt: list[int]) -> list[int]:
+        """The cloud alone."""
+        self.last = generate(self.cloud, Prompt(tokens=prompt), self.ending, Sampling(), Luck(0, ""), "cloud")
+        return self.last.tokens
+
+    def lossless(self, k: int) -> Decode:
+        """Lossless speculative decoding."""
+        rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
+        parts = in_process(self.edge, self.cloud, VERIFIERS["lossless"], Verification(sampling=Sampling()))
+
+        def decode(prompt: list[int]) -> list[int]:
+            self.last = speculate(*parts, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))
+            return self.last.tokens
+
+        return decode
+
+
 class Bench:
     """The pair, and every way to decode with it."""
 
     def __init__(self, dtype: str, max_new_tokens: int) -> None:
-        """Load the embedded pair once, for us and for transformers alike."""
-        models = OmegaConf.to_container(OmegaConf.load(CONF / "models" / "smollm2.yaml"))
-        assert isinstance(models, dict)
-        hardware = HardwareConfig(dtype=dtype)
-        edge, cloud = (
-            load(ModelConfig(**models[name]), placement=Placement(), hardware=hardware) for name in ("edge", "cloud")
-        )
+        """Load the embedded pair once, for us and for transformers alike, and once packed."""
+        (edge, cloud), packed = load_pair(dtype), load_pair(dtype, "4bit")
         self.tokenizer, self.dtype, self.max_new_tokens = cloud.tokenizer, cloud.dtype, max_new_tokens
         self.hf_edge, self.hf_cloud = edge.model, cloud.model
-        self.edge, self.cloud = CachedLM(edge.model), CachedLM(cloud.model)
-        self.ending = Ending(max_new_tokens=max_new_tokens, eos=frozenset([self.tokenizer.eos_token_id]))
-        self.last: Output | None = None
+        ending = Ending(max_new_tokens=max_new_tokens, eos=frozenset([self.tokenizer.eos_token_id]))
+        self.ours = Ours(CachedLM(edge.model), CachedLM(cloud.model), ending)
+        self.packed = Ours(*(CachedLM(one.model, bits=one.pack_bits) for one in packed), ending)
 
     def plain(self, prompt: list[int]) -> list[int]:
         """transformers: the cloud alone."""
@@ -88,23 +122,6 @@ class Bench:
             finally:
                 for name, value in before.items():
                     setattr(config, name, value)
-
-        return decode
-
-    def ours_cloud(self, prompt: list[int]) -> list[int]:
-        """This suite: the cloud alone."""
-        self.last = generate(self.cloud, Prompt(tokens=prompt), self.ending, Sampling(), Luck(0, ""), "cloud")
-        return self.last.tokens
-
-    def ours(self, k: int) -> Decode:
-        """This suite: lossless speculative decoding."""
-        rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
-        how = Verification(sampling=Sampling())
-        parts = in_process(self.edge, self.cloud, VERIFIERS["lossless"], how)
-
-        def decode(prompt: list[int]) -> list[int]:
-            self.last = speculate(*parts, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))
-            return self.last.tokens
 
         return decode
 
@@ -148,46 +165,53 @@ def main() -> None:
     samples: list[Sample] = read_prompts(PromptsConfig().file(), args.prompts + TUNING)
     prompts = [encode(sample, bench.tokenizer) for sample in samples]
     tuning, measured = prompts[:TUNING], prompts[TUNING:]
-    ours = {f"k={k}": bench.ours(k) for k in (1, 2, 3, 4, 5)}
     constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
     peers = {f"{n} tokens": bench.assisted(num_assistant_tokens=n, **constant) for n in (1, 2, 3, 4, 5)}
+    outputs: dict[str, list[Output]] = {}
     with torch.inference_mode():
         bench.plain(prompts[0])
-        k, setting = best(ours, tuning), best(peers, tuning)
+        setting = best(peers, tuning)
         contenders = {
             "generate": bench.plain,
             "generate(assistant_model), defaults": bench.assisted(),
             f"generate(assistant_model), best: {setting}": peers[setting],
-            "this suite, cloud alone": bench.ours_cloud,
-            f"this suite, lossless, {k}": ours[k],
         }
+        decoders = {}
+        for title, ours in (("this suite", bench.ours), ("this suite, 4-bit blocks", bench.packed)):
+            tried = {f"k={k}": ours.lossless(k) for k in (1, 2, 3, 4, 5)}
+            k = best(tried, tuning)
+            contenders |= {f"{title}, cloud alone": ours.alone, f"{title}, lossless, {k}": tried[k]}
+            decoders |= {f"{title}, lossless, {k}": ours}
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
-        outputs: list[Output] = []
         for prompt in measured:
             for name, decode in contenders.items():
                 runs[name].append(timed(decode, prompt))
-            assert bench.last is not None
-            outputs.append(bench.last)
+                if name in decoders and (last := decoders[name].last) is not None:
+                    outputs.setdefault(name, []).append(last)
 
-    *rest, mine = runs
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, {bench.dtype}")
     print(f"{len(measured)} prompts, at most {args.tokens} new tokens each")
     print(", ".join(f"{name} {version}" for name, version in packages().items() if name in ("torch", "transformers")))
     for name in runs:
         print(f"  {statistics.median(run.ms_per_token for run in runs[name]):7.2f} ms/token  {name}")
-    print("ratios, paired by prompt (median, its 95 % interval, quartiles):")
-    for name in rest:
-        print(f"  {ratio(runs[name], runs[mine])}  {name}")
-    same = sum(a.tokens == b.tokens for a, b in zip(runs["generate"], runs[mine], strict=True))
+    for mine in decoders:
+        print(f"{mine}, against (ratios paired by prompt: median, its 95 % interval, quartiles):")
+        for name in runs:
+            if name not in decoders:
+                print(f"  {ratio(runs[name], runs[mine])}  {name}")
+        tell(outputs[mine])
+        same = sum(a.tokens == b.tokens for a, b in zip(runs["generate"], runs[mine], strict=True))
+        print(f"  same text as generate: {same} of {len(measured)} (in bfloat16 a block and a step round differently)")
+
+
+def tell(outputs: Sequence[Output]) -> None:
+    """What the draft and the loop did."""
     total, models = sum(o.times_s[-1] for o in outputs), sum(o.edge_s + o.cloud_s for o in outputs)
     accepted, tested = (sum(getattr(o.counters, name) for o in outputs) for name in ("accepted", "tested"))
     drafted, rounds = (sum(getattr(o.counters, name) for o in outputs) for name in ("drafted", "rounds"))
-    print(
-        f"same text as generate: {same} of {len(measured)} (a block and a single step round differently below float32)"
-    )
-    print(f"accepted: {accepted / tested:.3f} of tested, {accepted / drafted:.3f} of drafted")
-    print(f"accepted a round: {accepted / rounds:.2f}")
-    print(f"the loop's own time: {100 * (total - models) / models:.1f} % of the models'")
+    print(f"  accepted: {accepted / tested:.3f} of tested, {accepted / drafted:.3f} of drafted")
+    print(f"  accepted a round: {accepted / rounds:.2f}")
+    print(f"  the loop's own time: {100 * (total - models) / models:.1f} % of the models'")
 
 
 if __name__ == "__main__":

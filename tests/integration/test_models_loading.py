@@ -107,11 +107,14 @@ def test_remote_code_is_not_run(tiny: ModelConfig) -> None:
         load(tiny, placement=CPU, hardware=LOCAL)
 
 
-@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_quantization_without_a_gpu(tiny: ModelConfig, quantization: str) -> None:
+@pytest.mark.parametrize(("quantization", "bits"), [("none", None), ("4bit", 4), ("8bit", 8)])
+def test_without_a_gpu_quantization_is_left_to_the_engine(
+    tiny: ModelConfig, quantization: str, bits: int | None
+) -> None:
     spec = ModelConfig(source="path", id=tiny.id, quantization=quantization)
-    with pytest.raises(UserError, match=f"quantization={quantization} .* needs a GPU"):
-        load(spec, placement=CPU, hardware=LOCAL)
+    loaded = load(spec, placement=CPU, hardware=LOCAL)
+    assert loaded.pack_bits == bits
+    assert loaded.dtype.startswith("" if bits is None else f"{quantization} (")
 
 
 def test_draft_takes_its_donors_tokenizer(tiny: ModelConfig, tmp_path: Path) -> None:

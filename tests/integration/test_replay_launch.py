@@ -46,6 +46,17 @@ def test_rows_and_scores_are_those_of_a_live_job(here: Here, pair: TinyPair, way
     assert again["cpu_percent"]["value"] is None
 
 
+@pytest.mark.parametrize("way", [["task.gate=always", "task.k=5"], ["task.gate=oracle", "task.verification=bild"]])
+def test_the_embedded_audio_pair_replays_as_it_decodes(here: Here, way: list[str]) -> None:
+    exact = ["dataset.max_samples=3", "hardware.dtype=float32", "task.cloud_hardware.dtype=float32"]
+    live = here.job(*exact, *way)
+    assert told(live) == told(here.job(*exact, *way, REPLAY))
+    covered = here.job(*exact, *way, REPLAY, "task.on_trace_end=refuse", "network=4g")
+    assert told(live) == told(covered)
+    uploaded = read_record(covered)["metrics"]["bytes_up"]["value"]
+    assert uploaded == read_record(here.job(*exact, *way, "network=4g"))["metrics"]["bytes_up"]["value"]
+
+
 def test_where_the_trace_ends_a_sample_is_refused_with_a_sentence(here: Here, pair: TinyPair) -> None:
     here.job(*pair.arguments, "task.gate=always", REPLAY)
     answer = here(*pair.arguments, "task.entropy_threshold=4", "task.k=5", REPLAY, "task.on_trace_end=refuse")
