@@ -146,7 +146,7 @@ def bindings() -> Any:
             "task.engine=llama_cpp needs llama-cpp-python, which is not installed; pip install llama-cpp-python "
             "(it is compiled for minutes), or set task.engine=lean."
         ) from error
-    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)  # it takes warnings for errors
     return llama_cpp.llama_cpp
 
 
