@@ -7,6 +7,7 @@ sweep point faces the same luck. At temperature 0 nothing is drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -68,6 +69,11 @@ class Luck:
     def uniform(self, purpose: str, position: int) -> float:
         """The uniform in [0, 1) of `purpose` (`draft`, `accept`, `replace`) at `position`."""
         if purpose not in self._drawn or position >= len(self._drawn[purpose]):
-            length = max(1024, 2 * position)  # a longer draw begins with the shorter one
-            self._drawn[purpose] = generator(self.seed, self.sample, purpose).random(length)
+            self._drawn[purpose] = _uniforms(self.seed, self.sample, purpose, max(1024, 2 * position))
         return float(self._drawn[purpose][position])
+
+
+@lru_cache(maxsize=4096)  # the jobs of a sweep face the same luck
+def _uniforms(seed: int, sample: str, purpose: str, length: int) -> np.ndarray:
+    """`length` uniforms; a longer draw begins with the shorter one."""
+    return generator(seed, sample, purpose).random(length)

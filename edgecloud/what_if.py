@@ -26,6 +26,7 @@ from suite.context import ok
 from suite.errors import UserError
 from suite.hardware.profile import HardwareConfig
 from suite.hardware.roofline import Roofline, Shape, roofline
+from suite.report.words import metric_text
 from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
@@ -43,7 +44,7 @@ ARMS = {
 }
 FARTHEST_MS = 2000.0
 """Round trips beyond this are not asked about."""
-PLOT = "what_if.svg"
+PLOT = "plots/what_if.svg"
 # of every arm -> unit
 FIGURES = {
     "ttft_ms": "ms",
@@ -53,7 +54,13 @@ FIGURES = {
     "cost_usd_per_1k": "USD",
     "energy_j_per_token": "J",
 }
-HEADLINE = ("ttft_ms", "otps", "cost_usd_per_1k")
+# columns of the table on the terminal: figure -> heading
+SHOWN = {
+    "ttft_ms": "TTFT, ms",
+    "otps": "tokens/s",
+    "cloud_ms_per_token": "cloud ms a token",
+    "cost_usd_per_1k": "USD a 1000 tokens",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +140,9 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     metrics |= crossings(priced, world)
     grid = {rtt_ms: {arm: means(arm, priced, world, rtt_ms) for arm in ARMS} for rtt_ms in task.rtts_ms}
     draw(ctx.folder / PLOT, grid, task)
-    shown = [f"{arm}_{name}" for name in HEADLINE for arm in ARMS] + [name for name in metrics if "loses" in name]
     facts = {
-        "headline": [name for name in ("acceptance_rate", *shown) if name in metrics],
+        "headline": ["acceptance_rate"],
+        "tables": [overview(metrics, task), verdict(metrics)],
         "grid": {f"{rtt_ms:g}": point for rtt_ms, point in grid.items()},
         "plot": PLOT,
         "weights_gb": {
@@ -272,11 +279,32 @@ def crossing(lead: Callable[[float], float]) -> tuple[float | None, str]:
     return high, "loses from this RTT on"
 
 
+def overview(metrics: dict[str, Metric], task: WhatIfConfig) -> dict[str, Any]:
+    """The arms, one a row, for the terminal and the report."""
+    rows = [[arm, *(metric_text(metrics[f"{arm}_{name}"].to_json(), "\n") for name in SHOWN)] for arm in ARMS]
+    net = task.network
+    title = f"All times are modelled, on network={net.name} (RTT {net.rtt_ms:g} ms); 95 % intervals over samples"
+    return {"title": title, "header": ["arm", *SHOWN.values()], "rows": rows}
+
+
+def verdict(metrics: dict[str, Metric]) -> dict[str, Any]:
+    """From which round trip on splitting loses, to whom and in what."""
+    rows = []
+    for arm in ("split", "overlap"):
+        for figure in ("otps", "ttft"):
+            found = [metrics[f"{arm}_loses_{figure}_to_{other}"] for other in ("edge", "cloud")]
+            said = ["never" if one.value is None else f"{one.value:.0f} ms" if one.value else "any" for one in found]
+            rows.append([f"{arm}, {'tokens/s' if figure == 'otps' else 'TTFT'}", *said])
+    title = "From which round trip on splitting loses"
+    return {"title": title, "header": ["", "to the edge alone", "to the cloud alone"], "rows": rows}
+
+
 def draw(path: Path, grid: dict[float, dict[str, dict[str, float]]], task: WhatIfConfig) -> None:
     """The plot: OTPS and TTFT of every arm along the round trip."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    path.parent.mkdir(exist_ok=True)
     titles = {"otps": "tokens/s (modelled)", "ttft_ms": "time to first token, ms (modelled)"}
     with mpl.rc_context({"svg.hashsalt": "what_if"}):
         figure = Figure(figsize=(9, 4), layout="constrained")
