@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ PICTURE = "docs/specdec_tuning.svg"
 PREPARE = (
     "launch.py -m experiment=specdec_tuning",
     f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
+    "launch.py experiment=specdec_what_if hydra.run.dir=outputs/readme_what_if",
     "launch.py -m experiment=specdec_three_way",
 )
 BLOCKS = {"run": "-m suite table", "bench": "-m bench.specdec"}
@@ -48,6 +50,7 @@ def main() -> None:
     (ROOT / PICTURE).parent.mkdir(exist_ok=True)
     for arguments in PREPARE:
         python(arguments)
+    shutil.copy(ROOT / "outputs" / "readme_what_if" / "plots" / "what_if.svg", ROOT / "docs" / "specdec_what_if.svg")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, arguments in BLOCKS.items():

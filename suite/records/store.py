@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _own(folder: Path, mark: str) -> None:
 
 
 def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
-    """Copy an earlier run's samples, and its record if no more work is due; a moved or deleted folder is no run."""
+    """Copy an earlier run's samples, and its record and plots if no more work is due; a moved or deleted folder is no run."""
     if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
         return None
     record = read_record(earlier)
@@ -139,4 +140,6 @@ def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> di
         return None
     if elsewhere:
         write_atomic(folder / "record.json", (earlier / "record.json").read_text(encoding="utf-8"))
+        if (earlier / "plots").is_dir():
+            shutil.copytree(earlier / "plots", folder / "plots", dirs_exist_ok=True)
     return record
