@@ -23,6 +23,8 @@ lint: $(READY)  ## ruff, mypy, import rules
 
 bench: $(READY)  ## against the peers, side by side in one run
 	$(BIN)/python -m bench.specdec
+	$(BIN)/python -m bench.batched
+	$(BIN)/python -m bench.replay
 
 figures: $(READY)  ## the README's tables and picture, from the commands that make them
 	$(BIN)/python -m bench.readme

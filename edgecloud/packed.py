@@ -4,6 +4,9 @@
 by the suite are packed again as they were). 8 bits: 127 steps either side of zero (Q8_0), held as two 4-bit halves,
 16 high + low, so that one kernel of torch serves both. The scales are rounded to the activations' format, which is
 what each weight is in bfloat16.
+
+What it costs SmolLM2-135M (1285 positions of its own text, against float32): 4 bits in float32 6e-5 nats of KL, same
+best token in 99.6 %; in bfloat16 0.0017 nats and 97.8 %, where bfloat16 unpacked has 0.0009 and 97.8 %.
 """
 
 from __future__ import annotations
