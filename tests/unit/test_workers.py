@@ -113,6 +113,7 @@ def test_ended_early_it_stops_the_others_and_keeps_what_is_done(make: Any, error
 
 def test_an_interrupt_of_the_waiting_thread_ends_it(make: Any) -> None:
     ctx, stopped = make(), threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever an earlier test has left there
 
     def work(item: Item) -> dict[str, Any]:
         if item.id == "b":
