@@ -1,6 +1,6 @@
 """Run one study: compose the configuration, check it, return the record if there is one, else run the task.
 
-Read next: edgecloud/task.py.  `python launch.py --help` shows what to type.
+Read next: edgecloud/task.py, argo/task.py.  `python launch.py --help` shows what to type.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import argo.schema
 import edgecloud.schema
 import suite.config
 from suite.errors import UserError
 
-TASKS = {"specdec": "edgecloud.task:run", "specdec_what_if": "edgecloud.what_if:run"}
-SCHEMAS = (suite.config, edgecloud.schema)
+TASKS = {
+    "specdec": "edgecloud.task:run",
+    "specdec_what_if": "edgecloud.what_if:run",
+    "argo": "argo.task:run",
+    "argo_graphs": "argo.graphs:run",
+}
+SCHEMAS = (suite.config, edgecloud.schema, argo.schema)
 
 log = logging.getLogger("launch")
 failures: list[str] = []

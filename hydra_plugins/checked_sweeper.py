@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from suite.config import explain, typed
 from suite.errors import ConfigError, UserError
 
-ANALYSES = {"specdec": "edgecloud.analysis:analyse"}  # task -> what looks at a whole sweep of it, given its folder
+ANALYSES = {"specdec": "edgecloud.analysis:analyse", "argo": "argo.analysis:analyse"}  # task -> what looks at a whole sweep of it, given its folder
 
 
 class CheckedSweeper(BasicSweeper):
@@ -42,17 +42,22 @@ class CheckedSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose and check every job, those of later batches too, before the first batch starts."""
+        from suite import job  # only a sweep needs it; `--help` must stay fast
+
         assert self.overrides is not None
         for overrides in chain.from_iterable(self.overrides if self.batch_index == 1 else []):
             try:
-                typed(self.compose(overrides))
+                job.siblings.append(typed(self.compose(overrides)))
             except (UserError, HydraException, OmegaConfBaseException) as error:
-                job = " ".join(overrides)
-                raise ConfigError(f"Nothing was started: the job {job} cannot run. {explain(error)}") from error
+                said = " ".join(overrides)
+                raise ConfigError(f"Nothing was started: the job {said} cannot run. {explain(error)}") from error
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs; always show what is there, and raise if any job failed."""
+        from suite import job
+
         assert self.config is not None
+        job.siblings.clear()
         try:
             returns = super().sweep(arguments)
         finally:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,12 +18,12 @@ from suite.errors import UserError
 from suite.hardware.meters import Meter
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import Loaded, load, place
+from suite.progress import Progress
 from suite.records import SampleLog
 from suite.rng import generator
 from suite.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
-REPORT_EVERY_S = 10.0  # without a terminal, one line of progress this often
 
 
 class HasId(Protocol):
@@ -37,7 +35,6 @@ class HasId(Protocol):
 
 
 S = TypeVar("S", bound=HasId)
-R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -49,6 +46,9 @@ class RunContext:
     samples: SampleLog
     tracker: Tracker
     meter: Meter = field(default_factory=Meter)
+    siblings: tuple[RunConfig, ...] = ()
+    """Configurations of all jobs of the sweep, this one's too, where this process knows them; what they share can be
+    computed once."""
 
     def model(self, name: str, hardware: HardwareConfig) -> Loaded:
         """The model `models.<name>`, warm if an earlier job of this process loaded it.
@@ -90,9 +90,13 @@ class RunContext:
         """
         todo = [item for item in items if item.id not in self.samples]
         rows = self._in_threads(todo, work, workers, stop) if workers > 1 else (self._row(i, work) for i in todo)
-        with closing(rows):
-            for row in self._progress(rows, len(todo), len(items), label):
+        done = len(items) - len(todo)
+        if done:
+            log.info("%s: %d of %d samples are done already", label, done, len(items))
+        with closing(rows), Progress(label, len(items), done=done) as progress:
+            for row in rows:
                 self._keep(row)
+                progress.advance()
 
     def _row(self, item: S, work: Callable[[S], Mapping[str, Any]]) -> dict[str, Any]:
         """A sample, done or failed."""
@@ -125,25 +129,6 @@ class RunContext:
                 for future in futures:
                     if not future.cancelled() and future.exception() is None:
                         self._keep(future.result())
-
-    def _progress(self, rows: Iterable[R], todo: int, total: int, label: str) -> Iterator[R]:
-        """A bar on a terminal; plain lines with the time left elsewhere."""
-        done = total - todo
-        if done:
-            log.info("%s: %d of %d samples are done already", label, done, total)
-        if sys.stderr.isatty() and total > 1:
-            from tqdm import tqdm
-
-            yield from tqdm(rows, desc=label, total=total, initial=done, unit="sample", dynamic_ncols=True)
-            return
-        start = spoken = time.monotonic()
-        for i, row in enumerate(rows):
-            yield row
-            now = time.monotonic()
-            if now - spoken > REPORT_EVERY_S:
-                left_s = (now - start) / (i + 1) * (todo - i - 1)
-                log.info("%s: %d of %d samples, about %.0f s left", label, done + i + 1, total, left_s)
-                spoken = now
 
 
 def ok(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

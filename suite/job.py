@@ -29,6 +29,8 @@ from suite.tracking.tracker import JobInfo, open_tracker
 
 log = logging.getLogger(__name__)
 INDEX = Path("outputs") / ".index"
+siblings: list[RunConfig] = []
+"""Configurations of the jobs of the sweep that this process runs; empty for a single job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +131,10 @@ def execute(config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep
         for row in samples:  # taken over from an interrupted run: a tracker shows the whole job
             tracker.log_sample(row)
         try:
-            result = run(config, RunContext(config=config, folder=job.folder, samples=samples, tracker=tracker))
+            context = RunContext(
+                config=config, folder=job.folder, samples=samples, tracker=tracker, siblings=tuple(siblings)
+            )
+            result = run(config, context)
         except Exception as error:  # whatever broke, the record says so before the error goes on
             failure = error
         failed = sum(row["status"] == "failed" for row in samples)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from suite import context
+from suite import progress
 from suite.config import RunConfig
 from suite.context import RunContext, ok
 from suite.errors import UserError
@@ -105,7 +105,7 @@ def test_samples_are_done_once(make: Any, caplog: pytest.LogCaptureFixture) -> N
 def test_progress_counts_what_was_done_before(
     make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "REPORT_EVERY_S", -1.0)
+    monkeypatch.setattr(progress, "REPORT_EVERY_S", -1.0)
     make().each(ITEMS[:2], work, "toy")
     caplog.clear()
     with caplog.at_level(logging.INFO):

@@ -1,0 +1,1 @@
+"""ARGO: retrieval guided by a Markov decision process. Start at task.py."""

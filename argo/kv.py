@@ -1,0 +1,76 @@
+"""The keys and values of a batch of sequences, written in place: no copy per token, rows can be filled in turn and left.
+
+transformers' own `DynamicCache` copies all of it at every token, and fills all rows at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class RowsLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's `keys` and `values` (rows, heads, room, dim).
+
+    Attributes:
+        rows: those the next pass writes and sees.
+        filled: columns before those it writes.
+    """
+
+    def __init__(self, rows: int, room: int) -> None:
+        super().__init__()
+        self.size, self.rows, self.filled = (rows, room), slice(0, rows), 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Zeros, for a column that is masked is still multiplied, and must not hold a NaN."""
+        rows, room = self.size
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        self.keys, self.values = (
+            states.new_zeros(rows, states.shape[1], room, states.shape[3]) for states in (key_states, value_states)
+        )
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write (rows, heads, n, dim) after the filled columns; views of all that these rows hold now."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.filled = self.filled, self.filled + key_states.shape[2]
+        keys, values = self.keys[self.rows], self.values[self.rows]
+        keys[:, :, start : self.filled] = key_states
+        values[:, :, start : self.filled] = value_states
+        return keys[:, :, : self.filled], values[:, :, : self.filled]
+
+    def get_seq_length(self) -> int:
+        """Columns filled."""
+        return self.filled
+
+
+class Rows(Cache):  # type: ignore[misc]
+    """A cache for `rows` sequences of at most `room` columns in a model of `layers` layers."""
+
+    layers: list[RowsLayer]
+
+    def __init__(self, layers: int, rows: int, room: int) -> None:
+        super().__init__(layers=[RowsLayer(rows, room) for _ in range(layers)])
+
+    def at(self, column: int, rows: slice | None = None) -> None:
+        """The next pass writes from `column` on; None: the same rows as before."""
+        for layer in self.layers:
+            layer.filled = column
+            layer.rows = rows or layer.rows
+
+    def copy(self, other: Rows, row: int, column: int) -> None:
+        """Put the first row of `other` into `row`, from `column` on."""
+        for mine, its in zip(self.layers, other.layers, strict=True):
+            if not mine.is_initialized:
+                mine.lazy_initialization(its.keys, its.values)
+            end = column + its.keys.shape[2]
+            mine.keys[row, :, column:end], mine.values[row, :, column:end] = its.keys[0], its.values[0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Let go of all rows but these, indices (n)."""
+        for layer in self.layers:
+            index = rows.to(layer.device)
+            layer.keys, layer.values = layer.keys[index], layer.values[index]
+            layer.rows = slice(0, len(rows))
