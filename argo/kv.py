@@ -63,6 +63,8 @@ class Rows(Cache):  # type: ignore[misc]
     def copy(self, other: Rows, row: int, column: int) -> None:
         """Put the first row of `other` into `row`, from `column` on."""
         for mine, its in zip(self.layers, other.layers, strict=True):
+            if not its.is_initialized:  # a layer that uses another's keys
+                continue
             if not mine.is_initialized:
                 mine.lazy_initialization(its.keys, its.values)
             end = column + its.keys.shape[2]
@@ -71,6 +73,8 @@ class Rows(Cache):  # type: ignore[misc]
     def keep(self, rows: Tensor) -> None:
         """Let go of all rows but these, indices (n)."""
         for layer in self.layers:
+            if not layer.is_initialized:
+                continue
             index = rows.to(layer.device)
             layer.keys, layer.values = layer.keys[index], layer.values[index]
             layer.rows = slice(0, len(rows))

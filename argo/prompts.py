@@ -107,8 +107,8 @@ def chosen(text: str, options: Sequence[str]) -> int | None:
 
 
 def shown(passages: Sequence[Passage]) -> str:
-    """Passages as a prompt has them."""
-    return "".join(f"{passage.title}: {passage.text}\n\n" for passage in passages)
+    """Passages as a prompt has them, the first handed on last: a small model reads best what precedes the question."""
+    return "".join(f"{passage.title}: {passage.text}\n\n" for passage in reversed(passages))
 
 
 def fit(

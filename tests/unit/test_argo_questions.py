@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,7 @@ def test_a_broken_row_is_a_question_with_a_problem_after_the_good_ones(tmp_path:
     assert len({question.id for question in found.questions}) == 3
     assert found.problems == (found.questions[-1].problem,)
     assert (found.notes["questions read"], found.notes["questions broken"]) == (3, 1)
-    with pytest.raises(UserError, match=problem):
-        raise UserError(found.problems[0])
+    assert re.search(problem, found.problems[0])
 
 
 def test_a_broken_passage_is_listed_and_the_others_stay(tmp_path: Path) -> None:

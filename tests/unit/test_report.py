@@ -320,6 +320,70 @@ def test_no_figure_without_a_swept_number(tmp_path: Path) -> None:
     assert plot(read_sweep(tmp_path)) is None
 
 
+def leave_unfinished(folder: Path, k: int, samples: list[dict[str, Any]]) -> Path:
+    """A job folder as a kill leaves it: no record, and a last line that was being written."""
+    record = make_record(k=k)
+    config = {**record["config"], "seed": 42, "output_name": None}
+    config["task"] = {**config["task"], "name": "specdec", "copy_of_k": "${task.k}"}
+    (write_job(folder, record, samples) / "record.json").unlink()
+    (folder / ".fingerprint").write_text(record["fingerprint"])
+    (folder / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*record["overrides"], "tracker=wandb"]))
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write('{"id": "s9", "sta')
+    return folder
+
+
+def test_a_job_without_a_record_is_shown_with_what_it_has_so_far(tmp_path: Path) -> None:
+    write_job(tmp_path / "0", make_record(k=1), make_samples({"s0": 0.1}))
+    rows = make_samples({"s0": 0.2, "s1": 0.4, "s2": None})
+    rows[0]["metrics"] |= {"correct": True, "label": "x", "ttft_ms": 8}
+    failed = {"id": "s3", "status": "failed", "error": "no sound", "metrics": {}}
+    leave_unfinished(tmp_path / "1", 2, [*rows, failed])
+    _, job = read_sweep(tmp_path).jobs
+    assert job.record["status"] == "running or interrupted"
+    assert job.record["samples"] == {"completed": 3, "failed": 1}
+    assert job.record["overrides"][-1] == "hardware=local"  # the tracker is not told, as in a record
+    assert job.record["config"]["task"]["copy_of_k"] == 2
+    found = job.record["metrics"]
+    assert list(found) == ["bleu", "correct", "ttft_ms"]
+    assert found["bleu"]["value"] == pytest.approx(0.3)
+    assert (found["bleu"]["n"], found["bleu"]["unit"], found["bleu"]["origin"]) == (2, "", "")
+    assert found["bleu"]["ci95"] is not None
+    assert "1 of 3 samples not measured" in found["bleu"]["note"]
+
+    console, out = printed()
+    show_sweep(tmp_path, console)
+    assert "ttft_ms" in out.getvalue() and "()" not in out.getvalue()
+    assert "0.3 [0.2, 0.4]" in out.getvalue()
+    assert "job 1 is running or was interrupted: 3 samples so far" in out.getvalue()
+    assert tidy(read_sweep(tmp_path))["status"] == ["completed", "running or interrupted"]
+    write_table(tmp_path)
+    assert "running or interrupted" in page(read_sweep(tmp_path))
+
+
+def test_the_same_job_finished_elsewhere_takes_the_place_of_its_remains(tmp_path: Path) -> None:
+    leave_unfinished(tmp_path / "outputs" / "a" / "1", 2, make_samples({"s0": 0.2}))
+    assert latest(tmp_path) == tmp_path / "outputs" / "a" / "1"
+    (job,) = all_jobs(tmp_path)
+    assert (job.record["status"], job.record["metrics"]) == ("running or interrupted", {})
+    assert locate(tmp_path, job.record["fingerprint"][:8]).record["metrics"]["bleu"]["value"] == 0.2
+    write_job(tmp_path / "outputs" / "b" / "1", make_record(k=2))
+    assert [job.record["status"] for job in all_jobs(tmp_path)] == ["completed"]
+
+
+def test_a_studys_own_tables_are_in_the_page(tmp_path: Path) -> None:
+    table = {"title": "Who <wins>", "header": ["", "p"], "rows": [["a - b", "0.03"]]}
+    write_job(tmp_path / "0", make_record(facts={"tables": [table]}))
+    (tmp_path / "analysis.json").write_text(json.dumps({"summary": ["So."], "tables": [{**table, "title": "All"}]}))
+    text = page(read_sweep(tmp_path))
+    outline = Outline()
+    outline.feed(text)
+    assert outline.tables.count(["", "p", "a - b", "0.03"]) == 2
+    assert "Who &lt;wins&gt;" in text and "<summary>All" in text
+    assert "facts.tables" not in text
+
+
 class Outline(HTMLParser):
     """Cells of each table, and every address the page would load."""
 
@@ -364,9 +428,13 @@ def test_page_is_self_contained_and_holds_every_job(sweep: Path) -> None:
     assert "<svg" in text
 
 
-def test_reference_view_renames_and_converts() -> None:
+def test_reference_view_of_a_captioning_job_renames_and_converts() -> None:
     record = make_record(k=2)
-    record["metrics"] |= {"bertscore_f1": metric(0.8), "total_time_ms": metric(2500.0, "ms")}
+    record["metrics"] |= {
+        "otps": metric(7.5, "tokens/s"),
+        "bertscore_f1": metric(0.8),
+        "total_time_ms": metric(2500.0, "ms"),
+    }
     samples = [{"id": "a", "status": "ok", "error": None, "caption": "calm", "metrics": {"bleu": 0.5}}]
     view = reference_view(record, samples)
     assert list(view) == ["experiment_config", "metrics", "detailed_results"]
@@ -376,9 +444,21 @@ def test_reference_view_renames_and_converts() -> None:
     assert metrics["avg_cider"] is None
     assert metrics["bertscore"] == {"precision": None, "recall": None, "f1": 0.8}
     assert metrics["latency_metrics"]["ttft_mean_s"] == 0.025
+    assert metrics["latency_metrics"]["otps_mean"] == 7.5
     assert metrics["latency_metrics"]["total_time_s"] == 2.5
     assert metrics["speculative_decoding_metrics"]["cloud_call_rate"] == record["metrics"]["cloud_call_rate"]["value"]
     assert view["detailed_results"] == [{"id": "a", "status": "ok", "error": None, "caption": "calm", "bleu": 0.5}]
+
+
+def test_reference_view_of_any_other_job_keeps_its_names() -> None:
+    record = make_record(metrics={"accuracy": metric(0.5), "latency_ms": metric(None, "ms")})
+    rows = [{"id": "q", "status": "ok", "error": None, "prediction": "b", "metrics": {"correct": 1.0}}]
+    view = reference_view(record, rows)
+    assert view == {
+        "experiment_config": record["config"],
+        "metrics": {"accuracy": 0.5, "latency_ms": None},
+        "detailed_results": [{"id": "q", "status": "ok", "error": None, "prediction": "b", "correct": 1.0}],
+    }
 
 
 @pytest.mark.parametrize(
