@@ -27,6 +27,7 @@ TASKS = {
     "specdec_what_if": "edgecloud.what_if:run",
     "argo": "argo.task:run",
     "argo_graphs": "argo.graphs:run",
+    "argo_calibration": "argo.calibration:run",
 }
 SCHEMAS = (suite.config, edgecloud.schema, argo.schema)
 

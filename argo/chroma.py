@@ -59,7 +59,7 @@ class Chroma:
         name = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
         target = (folder or cache_dir() / "argo" / "chroma") / name
         if not target.exists():
-            log.info("no index of these %d passages yet: building it, or waiting for who is", len(ordered))
+            log.info("no index of these %d passages yet: building it, or waiting for the launch that is", len(ordered))
         build_once(target, lambda path: _build(path, ordered, embedder))
         self._collection = _opened(target, len(ordered))
         self._size = len(ordered)

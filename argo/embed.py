@@ -8,6 +8,7 @@ instruction before the text) runs, and retrieves worse than it could. torch is i
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,10 +24,13 @@ from suite.errors import UserError
 from suite.models.revision import revision
 from suite.paths import cache_dir
 
+log = logging.getLogger(__name__)
 Vectors = npt.NDArray[np.float32]
 BATCH = 64
 WAIT_S = 60.0
 """How long to wait for another process that is writing vectors."""
+KEPT = 512
+"""Texts whose vectors are stored together."""
 LOOKED_UP = 500
 """Keys of one SQL statement."""
 
@@ -75,15 +79,19 @@ class Embedder:
         unique = list(dict.fromkeys(texts))
         with self._opened() as store:
             found = _stored(store, unique)
-            if missing := [text for text in unique if text not in found]:
-                computed = self._computed(missing)
+            missing = [text for text in unique if text not in found]
+            for start in range(0, len(missing), KEPT):  # so that a run that is killed loses little
+                some = missing[start : start + KEPT]
+                if len(missing) > KEPT:
+                    log.info("vectors: %d of %d texts", start, len(missing))
+                rows = zip(some, self._computed(some), strict=True)
                 with store:
                     # What another process has stored meanwhile stands.
                     store.executemany(
                         "INSERT OR IGNORE INTO vectors VALUES (?, ?)",
-                        [(_key(text), row.tobytes()) for text, row in zip(missing, computed, strict=True)],
+                        [(_key(text), row.tobytes()) for text, row in rows],
                     )
-                found |= _stored(store, missing)
+                found |= _stored(store, some)
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, 0), np.float32)
 
     @contextmanager

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from argo import prompts
 from argo.calls import Call, Engine, Failure, Keys, Reply
+from argo.corpus import Passage
 from argo.prompts import Note
-from argo.questions import Passage
 from argo.retrieve import Hit, Retriever
 from argo.schema import ArgoConfig
 from argo.store import CallStore

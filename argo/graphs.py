@@ -11,7 +11,7 @@ from argo.curves import Cell
 from argo.mdp import cost_points
 from argo.schema import ArgoGraphsConfig
 from argo.study import Study, outcome, told
-from argo.task import answer, asked, of_process
+from argo.task import answer, asked, first_error, of_process
 from argo.tree import Tree
 from suite.config import RunConfig
 from suite.context import ok
@@ -62,15 +62,14 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     data, facts = answer(cfg, ctx, study, row)
     rows = ok(ctx.samples)
     if not rows:
-        first = next(iter(ctx.samples), None)
-        raise UserError(f"No question was answered; the first one: {first and first['error']}")
+        raise UserError(f"No question was answered; the first one: {first_error(ctx)}")
     grid: dict[Cell, dict[str, Any]] = {cell: {} for cell in cells}
     for sample in rows:
         for one in sample["cells"]:
             grid[Cell(strategy=one["strategy"], cost_ratio=one["cost_ratio"])][sample["id"]] = one["metrics"]
     facts |= of_process(task, ratios)
-    summary = summarise(grid, words=facts["words"], baselines=facts["baselines"], rows=rows, seed=cfg.seed)
+    summary = summarise(grid, facts, seed=cfg.seed)
     plots.draw(ctx.folder / "plots", summary, facts)
     page.write(ctx.folder / "trajectories.html", rows, {passage.id: passage for passage in data.passages})
-    facts |= {"headline": summary.headline, "tables": summary.tables, "verdict": summary.verdict}
+    facts |= {"headline": [*summary.headline], "tables": summary.tables, "verdict": summary.verdict}
     return Result(metrics=summary.metrics, facts=facts)

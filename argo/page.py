@@ -139,9 +139,9 @@ def _walk(row: Row, walk: Row, cells: Sequence[Row], titles: Mapping[str, str]) 
         ratios.setdefault(cell["strategy"], []).append(f"{cell['cost_ratio']:g}")
     head = "<br>".join(f"{escape(name)} <span class=dim>at {', '.join(at)}</span>" for name, at in ratios.items())
     steps = walk["trajectory"]
-    after = [f"{step['u']:.2f}" for step in steps[1:]] + [_progress(walk.get("u"))]
+    after = [*(step["u"] for step in steps), walk.get("u")][1:]
     supporting = row.get("supporting") or ()
-    listed = "".join(_step(step, to, supporting, titles) for step, to in zip(steps, after, strict=True))
+    listed = "".join(_step(step, u, supporting, titles) for step, u in zip(steps, after, strict=True))
     right = cells[0]["metrics"]["correct"] == 1
     kind = "right" if right else "wrong"
     scores = ""
@@ -160,9 +160,10 @@ def _score(score: float, text: str, chosen: bool) -> str:
     return f"<li>{score:.2f} {told}"
 
 
-def _step(step: Row, after: str, supporting: Sequence[str], titles: Mapping[str, str]) -> str:
+def _step(step: Row, after: float | None, supporting: Sequence[str], titles: Mapping[str, str]) -> str:
+    to = "end" if after is None else f"{after:.2f}"
     failed = "" if step["ok"] else " <b class=wrong>failed</b>"
-    parts = [f"<li><b>{escape(step['action'])}</b> <span class=dim>U {step['u']:.2f} → {after}</span>{failed}"]
+    parts = [f"<li><b>{escape(step['action'])}</b> <span class=dim>U {step['u']:.2f} → {to}</span>{failed}"]
     if step.get("sub_query"):
         parts.append(f"<br><i>{escape(step['sub_query'])}</i>")
     if step.get("passages"):
@@ -178,10 +179,6 @@ def _passages(ids: Iterable[str], supporting: Sequence[str], titles: Mapping[str
         return f"<li><span class=support>{text}</span>" if name in supporting else f"<li>{text}"
 
     return "".join(map(one, ids))
-
-
-def _progress(u: float | None) -> str:
-    return "end" if u is None else f"{u:.2f}"
 
 
 def _cells(row: Row) -> Sequence[Row]:

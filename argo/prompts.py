@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from argo.calls import Call
-from argo.questions import Passage, Question
+from argo.corpus import Passage
+from argo.questions import Question
 
 RECENT = 4
 """Sub-questions repeated to the Decomposer and the Synthesizer, the latest ones: a small model loses itself in more."""

@@ -92,7 +92,7 @@ class ArgoConfig:
     mdp: MdpConfig = field(default_factory=MdpConfig)
     """Type `mdp=NAME` for a parameter set."""
     mode: str = "small"
-    """Questions: `small` 10, `medium` 100, `full` 1000; fewer where the data set has fewer. dataset.max_samples wins."""
+    """Questions: `small` 10, `medium` 100, `full` 1000, or what the data set has; dataset.max_samples wins."""
     fixed_k: int = 3
     """`fixed_k`: retrievals before the answer."""
     confidence_margin: float = 1.0
@@ -158,7 +158,7 @@ class ArgoConfig:
         check_range("task.batch_size", self.batch_size, 1, 4096)
         check_range("task.replicate", self.replicate, 0, 2**31)
         if self.engine == "openai" and not self.server_model:
-            raise ConfigError("task.server_model is empty; with task.engine=openai give the model's name on the server.")
+            raise ConfigError("task.server_model is empty; with task.engine=openai give the model's name there.")
         if self.engine == "openai" and (self.answering, self.prompt_format) != ("generate", "chat"):
             raise ConfigError(
                 "task.engine=openai answers chat turns and gives no likelihoods of a text; set "
@@ -205,6 +205,25 @@ class ArgoGraphsConfig(ArgoConfig):
             check_range("task.cost_ratios", ratio, 0.0)
         if self.cost_points is not None:
             check_range("task.cost_points", self.cost_points, 2, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig(ArgoConfig):
+    """`task=argo_calibration`: what steps bring on held-out questions."""
+
+    name: str = "argo_calibration"
+    mode: str = "medium"
+    steps: int = 5
+    """Length of the two chains, of retrievals and of reasoning."""
+
+    @property
+    def method(self) -> str:
+        """What names the result file."""
+        return "argo_calibration"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("task.steps", self.steps, 1, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,4 +285,5 @@ def register() -> None:
     store(MdpConfig, name="mdp_schema")
     store(ArgoConfig, name="argo_schema")
     store(ArgoGraphsConfig, name="argo_graphs_schema")
+    store(CalibrationConfig, name="argo_calibration_schema")
     store(QuestionsConfig, name="questions_schema")

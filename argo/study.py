@@ -146,6 +146,7 @@ def told(tree: Tree, one: Walk) -> dict[str, Any]:
         "prediction": final.text if option is None else tree.question.options[option],
         "option": option,
         "scores": None if final.scores is None else [round(score, 4) for score in final.scores],
+        "u": round(one.u, 6),
         "trajectory": [
             {
                 "action": step.action.value,

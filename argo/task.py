@@ -6,12 +6,12 @@ Read next: strategies.py, what is decided; walk.py, the process; frontier.py, wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from argo.curves import Cell
+from argo.curves import Cell, cell_metrics
 from argo.mdp import breakpoints, critical_cost
 from argo.questions import Question, QuestionSet, read_questions
 from argo.schema import MODES, ArgoConfig
@@ -39,8 +39,6 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
 
     In a sweep the first job grows the trees for all jobs that share them; the others read them off.
     """
-    from argo.summary import single
-
     task: ArgoConfig = cfg.task
     cell = Cell(strategy=task.strategy, cost_ratio=task.cost_ratio)
     study = Study(task, cfg.seed, dict.fromkeys((cell, *sharing(cfg, ctx.siblings))))
@@ -52,10 +50,17 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
             raise UserError(study.failure(tree, policy) or "there is no walk through this question")
         return {**asked(tree.question), **told(tree, walk), "metrics": outcome(tree, walk, task, cell.cost_ratio)}
 
-    data, facts = answer(cfg, ctx, study, row)
-    grid = {cell: {sample["id"]: sample["metrics"] for sample in ok(ctx.samples)}}
-    metrics = single(grid, seed=cfg.seed)
+    _, facts = answer(cfg, ctx, study, row)
+    rows = ok(ctx.samples)
+    if not rows:
+        raise UserError(f"No question was answered; the first one: {first_error(ctx)}")
+    metrics = cell_metrics([sample["metrics"] for sample in rows], seed=cfg.seed)
     return Result(metrics=metrics, facts={"headline": [*HEADLINE], **facts, **of_process(task, [cell.cost_ratio])})
+
+
+def first_error(ctx: RunContext) -> str:
+    """What the first failed sample says."""
+    return next((str(sample["error"]) for sample in ctx.samples if sample["error"]), "there was none")
 
 
 def sharing(cfg: RunConfig, siblings: Sequence[RunConfig]) -> list[Cell]:
@@ -71,8 +76,18 @@ def sharing(cfg: RunConfig, siblings: Sequence[RunConfig]) -> list[Cell]:
     return found
 
 
+class Grower(Protocol):
+    """What knows which calls a run takes: a `Study`."""
+
+    def plan(self, questions: Iterable[Question]) -> Plan:
+        """See `Study.plan`."""
+
+    def grow(self, trees: Sequence[Tree], frontier: Frontier) -> None:
+        """See `Study.grow`."""
+
+
 def answer(
-    cfg: RunConfig, ctx: RunContext, study: Study, row: Callable[[Tree], dict[str, Any]]
+    cfg: RunConfig, ctx: RunContext, study: Grower, row: Callable[[Tree], dict[str, Any]]
 ) -> tuple[QuestionSet, dict[str, Any]]:
     """Grow the trees of the questions that are not done, and keep `row` of each; returns the data and facts about it.
 

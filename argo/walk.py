@@ -77,12 +77,14 @@ class Walk:
     Attributes:
         steps: in order.
         path: where it answers.
+        u: progress there, in [0, 1].
         asked: paths at which a sub-query was needed.
         probed: what the strategy asked the models, beside the steps themselves.
     """
 
     steps: tuple[Taken, ...]
     path: str
+    u: float
     asked: tuple[str, ...]
     probed: tuple[tuple[str, str], ...] = ()
 
@@ -133,7 +135,7 @@ def walk(strategy: str, rules: Rules, draws: Luck, know: Know) -> Walk:
         if ok:
             u = solution.advance(u, action)
     asked = tuple(dict.fromkeys(taken.path.rstrip("F") for taken in steps))  # F: the last sub-query stands
-    return Walk(steps=tuple(steps), path=path, asked=asked, probed=tuple(probed))
+    return Walk(steps=tuple(steps), path=path, u=u / solution.units, asked=asked, probed=tuple(probed))
 
 
 def _succeeds(path: str, lot: float, rules: Rules, ask: Know) -> bool:

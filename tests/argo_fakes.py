@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from argo.calls import Call, Failure, Reply
-from argo.questions import Passage, Question
+from argo.corpus import Passage
+from argo.questions import Question
 from argo.retrieve import Hit
 
 PASSAGES = {f"p{i:02d}": Passage(id=f"p{i:02d}", title=f"T{i}", text=f"fact number {i}") for i in range(60)}

@@ -1,16 +1,21 @@
-"""Find records, and see a folder of them as one sweep: which settings differ, which metrics to show."""
+"""Find records, and see a folder of them as one sweep: which settings differ, which metrics to show.
+
+A job that has samples but no record yet stands among them with a provisional one (running.py).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
+from suite.records.samples import read_samples
 from suite.records.store import read_record
+from suite.report.running import RUNNING, metrics_so_far, provisional_record
 
 SHORT = 8
 """Hex digits of a fingerprint that are shown, and the least that may be typed."""
@@ -20,7 +25,7 @@ KINDS = ("outputs", "multirun")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """One record and where it lies."""
+    """One record, if need be a provisional one, and where it lies."""
 
     folder: Path
     label: str
@@ -47,20 +52,25 @@ class Sweep:
     headline: tuple[str, ...]
     """The metrics to show first: what the records' facts name, else all."""
     unrecorded: tuple[str, ...]
-    """Labels of job folders that have no record, because the job was killed or still runs."""
+    """Labels of job folders that have nothing to show: killed or refused before the first sample, or just begun."""
 
 
 def read_sweep(folder: Path) -> Sweep:
     """All records at or below `folder`.
 
     Raises:
-        UserError: the folder is missing or holds no record, or a record is broken.
+        UserError: the folder is missing or holds no job that began, or a record is broken.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; run a job first, or name another folder.")
-    jobs = unique(find_jobs(folder))
+    found = find_jobs(folder)
+    jobs = [_measured(job) for job in unique(found)]
     if not jobs:
-        raise UserError(f"There is no record.json in {folder} or below it; run a job first, or name another folder.")
+        raise UserError(
+            f"There is no record.json and no job under way in {folder} or below it; run a job first, or name another "
+            "folder."
+        )
+    begun = {job.folder for job in found}
     metrics = tuple(dict.fromkeys(name for job in jobs for name in job.record["metrics"]))
     named = dict.fromkeys(name for job in jobs for name in job.record["facts"].get("headline", ()))
     return Sweep(
@@ -69,12 +79,14 @@ def read_sweep(folder: Path) -> Sweep:
         settings=differing_settings([job.record for job in jobs], taken=metrics),
         metrics=metrics,
         headline=tuple(name for name in named if name in metrics) or metrics,
-        unrecorded=tuple(_label(path, folder) for path in _job_folders(folder) if not (path / "record.json").exists()),
+        unrecorded=tuple(_label(path, folder) for path in _job_folders(folder) if path not in begun),
     )
 
 
 def all_jobs(root: Path) -> list[JobRecord]:
     """Every job in root/outputs and root/multirun, once per fingerprint, labelled from `root`.
+
+    Those that have no record yet come without metrics, which take a while to work out.
 
     Raises:
         UserError: there is none.
@@ -86,10 +98,10 @@ def all_jobs(root: Path) -> list[JobRecord]:
 
 
 def find_jobs(folder: Path, seen_from: Path | None = None) -> list[JobRecord]:
-    """Every record at or below `folder`, labelled from `seen_from` (default: `folder`), numbers sorted as numbers."""
+    """Every job at or below `folder`, labelled from `seen_from` (default: `folder`), numbers sorted as numbers."""
     found = []
     for path in _job_folders(folder):
-        if (record := read_record(path)) is not None:
+        if (record := read_record(path) or provisional_record(path)) is not None:
             found.append(JobRecord(folder=path, label=_label(path, seen_from or folder), record=record))
     return found
 
@@ -105,14 +117,14 @@ def unique(jobs: Iterable[JobRecord]) -> list[JobRecord]:
 
 
 def latest(root: Path) -> Path:
-    """The newest sweep in root/multirun or job in root/outputs that has a record; their names are date and time.
+    """The newest sweep in root/multirun or job in root/outputs that has begun; their names are date and time.
 
     Raises:
         UserError: there is none.
     """
     runs = [path for kind in KINDS for path in (root / kind).glob("*/*") if path.is_dir()]
     for path in sorted(runs, key=lambda run: run.parts[-2:], reverse=True):
-        if next(path.rglob("record.json"), None):
+        if next(path.rglob("record.json"), None) or next(path.rglob("samples.jsonl"), None):
             return path
     raise UserError(f"There are no records in {root / KINDS[0]} or {root / KINDS[1]}; run a job first.")
 
@@ -136,7 +148,7 @@ def locate(root: Path, name: str) -> JobRecord:
             f"{name} is not a job folder, nor the first {SHORT} or more digits of just one fingerprint; "
             "`python -m suite ls` lists both."
         )
-    return matches[0]
+    return _measured(matches[0])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -208,6 +220,14 @@ def _short_names(keys: list[str], taken: set[str]) -> dict[str, str]:
     last = {key: name.rsplit(".", 1)[-1] for key, name in bare.items()}
     clash = {name for name in last.values() if name in taken or list(last.values()).count(name) > 1}
     return {key: key if last[key] in clash else last[key] for key in keys}
+
+
+def _measured(job: JobRecord) -> JobRecord:
+    """With the metrics so far, where there is no record yet."""
+    if job.record["status"] != RUNNING:
+        return job
+    metrics = metrics_so_far(read_samples(job.folder / "samples.jsonl"), job.record["seed"])
+    return replace(job, record={**job.record, "metrics": metrics})
 
 
 def _plain(value: Any) -> str:

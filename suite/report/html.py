@@ -93,13 +93,14 @@ def page(
 
 
 def _analysis(folder: Path) -> list[str]:
-    """What a study found out about its own jobs: the `summary` of analysis.json, and every plots/*.svg."""
+    """What a study found out about its own jobs: `summary` and `tables` of analysis.json, and every plots/*.svg."""
     found, plots = folder / "analysis.json", sorted((folder / "plots").glob("*.svg"))
-    told = json.loads(found.read_text(encoding="utf-8"))["summary"] if found.exists() else []
+    told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"summary": []}
     # as pictures of their own: the ids inside two figures of one page would clash
     images = [(path.stem, b64encode(path.read_bytes()).decode()) for path in plots]
-    parts = [f"<p>{escape(sentence)}</p>" for sentence in told]
+    parts = [f"<p>{escape(sentence)}</p>" for sentence in told["summary"]]
     parts += [f'<p><img alt="{escape(name)}" src="data:image/svg+xml;base64,{data}"></p>' for name, data in images]
+    parts += _tables(told.get("tables", ()))
     return ["<h2>Analysis</h2>", *parts] if parts else []
 
 
@@ -133,18 +134,28 @@ def _cards(sweep: Sweep) -> list[str]:
             for name, metric in job.record["metrics"].items()
         ]
         table = _plain(("metric", "value [95 % CI]", "unit", "n", "origin", "note"), metrics)
+        table = "".join(_tables(job.record["facts"].get("tables", ()))) + table
         cards.append(_card(f"Job {job.label}: {job.record['name']} ({job.record['fingerprint'][:SHORT]})", own, table))
     return cards
 
 
 def _facts(job: JobRecord) -> dict[str, Any]:
     names = ("status", "error", "config", "models", "data_sha256", "facts", "provenance", "started_at", "wall_time_s")
-    return flatten({name: job.record[name] for name in names})
+    facts = {name: value for name, value in job.record["facts"].items() if name != "tables"}
+    return flatten({name: facts if name == "facts" else job.record[name] for name in names})
 
 
 def _card(title: str, facts: dict[str, Any], table: str) -> str:
     settings = _plain(("setting", "value"), [(key, setting(value)) for key, value in facts.items()])
     return f"<details><summary>{escape(title)}</summary>{table}{settings}</details>"
+
+
+def _tables(tables: Sequence[dict[str, Any]]) -> list[str]:
+    """A study's own tables, each folded under its title."""
+    return [
+        f"<details><summary>{escape(table['title'])}</summary>{_plain(table['header'], table['rows'])}</details>"
+        for table in tables
+    ]
 
 
 def _warning(line: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suite.report.collect import Sweep
+from suite.report.running import RUNNING
 
 ENOUGH_SAMPLES = 100
 MISSING = "–"
@@ -42,8 +43,9 @@ def setting(value: Any) -> str:
 
 
 def heading(name: str, sweep: Sweep) -> str:
-    """A metric's name with its unit, unless the name ends with it or it is a pure ratio."""
-    unit = next(job.record["metrics"][name]["unit"] for job in sweep.jobs if name in job.record["metrics"])
+    """A metric's name with its unit, unless the name ends with it, it is a pure ratio, or no job knows it yet."""
+    units = (job.record["metrics"][name]["unit"] for job in sweep.jobs if name in job.record["metrics"])
+    unit = next(filter(None, units), "1")
     return name if unit == "1" or name.endswith(f"_{unit.lower()}") else f"{name} ({unit})"
 
 
@@ -61,11 +63,16 @@ def problems(sweep: Sweep) -> list[str]:
     lines = []
     for job in sweep.jobs:
         record = job.record
-        if record["status"] != "completed":
+        if record["status"] == RUNNING:
+            samples = record["samples"]["completed"]
+            lines.append(
+                f"job {job.label} is running or was interrupted: {samples} samples so far, read them as a trend"
+            )
+        elif record["status"] != "completed":
             lines.append(f"job {job.label} {record['status']}: {record['error'] or 'no reason recorded'}")
         elif record["samples"]["failed"]:
             lines.append(f"job {job.label}: {record['samples']['failed']} samples failed; see its samples.jsonl")
     return lines + [
-        f"job {label} has no record: it was killed, stopped before its first sample, or still runs"
+        f"job {label} has no record: it was stopped before its first sample, or has just begun"
         for label in sweep.unrecorded
     ]

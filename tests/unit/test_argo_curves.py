@@ -128,11 +128,14 @@ def test_comparisons_are_paired() -> None:
 
 def test_bands_of_all_lines_come_from_the_same_resamples() -> None:
     grid = {
-        at(name, 2): {f"q{i}": outcome(0, (i * i) % 7 + more, 1, 2) for i in range(N)}
-        for name, more in (("argo", 0), ("fixed_k", 3))
+        at(name, 2): {f"q{i}": outcome(float((i % 3 > 0) == right), (i * i) % 7 + more, 1, 2) for i in range(N)}
+        for name, right, more in (("argo", True, 0), ("fixed_k", False, 3))
     }
-    low, high = points(grid, {}, seed=1)[at("argo", 2)].metrics["retrievals"].ci95 or (0, 0)
-    assert points(grid, {}, seed=1)[at("fixed_k", 2)].metrics["retrievals"].ci95 == pytest.approx((low + 3, high + 3))
+    one, other = points(grid, {}, seed=1).values()
+    low, high = one.metrics["retrievals"].ci95 or (0, 0)
+    assert other.metrics["retrievals"].ci95 == pytest.approx((low + 3, high + 3))
+    low, high = one.band or (0, 0)
+    assert other.band == pytest.approx((1 - high, 1 - low))  # right wherever the first is wrong
 
 
 def test_points_say_what_keeps_them_from_telling_anything() -> None:
@@ -176,6 +179,10 @@ def test_the_record_has_every_number_once() -> None:
         "random_c1_cost", "random_c2_cost", "random_c3_cost",
     ]  # fmt: skip
     assert metrics["random_c3_cost"].value == pytest.approx(0.1 * (3 * 2.5 + 3))
+    later = {name: {**one, "latency_ms": 99.0} for name, one in a_grid(as_good)[at("random", 3)].items()}
+    assert summarise({**a_grid(as_good), at("random", 3): later}, FACTS, seed=1).metrics["random_latency_ms"].value == (
+        metrics["random_latency_ms"].value
+    )  # measured at the first cost point, as the table has it
     assert metrics["always_reason_accuracy"].note.endswith("not clearly above majority (0.30)")
 
 

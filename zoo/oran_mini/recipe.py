@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def likeliest(loaded: Loaded) -> Callable[[Question], Scores]:
     """Log-probability (nats) of each option after `Answer:`, the question unread."""
     import torch
 
+    @cache
     def scores(question: Question) -> Scores:
         texts = [f"Answer: {option}" for option in question.options]
         loaded.tokenizer.padding_side = "right"
