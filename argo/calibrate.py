@@ -11,10 +11,11 @@ question's own best is mostly its best noise; the best that is reachable, becaus
 mean gain of a step would depend on how long one happened to make them. Instead g, progress a try, is what brings
 min(1, g k) closest to the mean U after k tries, in least squares. It is never negative: a step that spoils makes none.
 
-*Estimates.* p_s is the share of retrievals that succeeded, of those made before U = 1 (the first 1/g): that handed on
-a supporting passage, where the trace knows, else that raised the score. A try gains p_s delta_r on average, so
-delta_r = g / p_s, and delta_p = g of the reasoning chain. Because of that quotient, what counts as success does not
-move the critical cost (c_p p_s delta_r / delta_p), nor can it inflate delta_r by picking the steps that went well.
+*Estimates.* p_s is the share of retrievals that succeeded, of those made before U = 1 (the first 1 / g, the last of
+them in part): that handed on a supporting passage, where the trace knows, else that raised the score. A try gains
+p_s delta_r on average, so delta_r = g / p_s, and delta_p = g of the reasoning chain. Because of that quotient, what
+counts as success does not move the critical cost (c_p p_s delta_r / delta_p), nor can it inflate delta_r by picking
+the steps that went well.
 
 Intervals resample questions and do all of it again, baseline and best included.
 """
@@ -23,14 +24,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from argo.schema import MdpConfig
 from suite.errors import UserError
-from suite.stats import Estimate, IndexArray, corpus_ci
+from suite.stats import DRAWS, Estimate, IndexArray, corpus_ci
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -87,22 +87,6 @@ class Calibration:
     retrieved: tuple[float, ...]
     reasoned: tuple[float, ...]
 
-    def applied(self, base: MdpConfig) -> MdpConfig:
-        """`base` with these estimates, to two decimals of the steps: no interval is finer, and the lattice is coarse.
-
-        Raises:
-            UserError: a kind of step makes no progress, which the process has no number for.
-        """
-        steps = {"delta_r": self.delta_r.value or 0.0, "delta_p": self.delta_p.value or 0.0}
-        for name, value in steps.items():
-            if round(value, 2) == 0:
-                raise UserError(
-                    f"{name} is estimated at {value:.4f}: such steps make no progress on these questions; calibrate on "
-                    "others, or set it by hand."
-                )
-        p_s = round(self.p_s.value or 0.0, 2)
-        return replace(base, delta_r=round(steps["delta_r"], 2), delta_p=round(steps["delta_p"], 2), p_s=p_s)
-
 
 def right_probability(scores: Sequence[float], right: int) -> float:
     """Softmax of the options' log-probabilities (nats), at the right option's place."""
@@ -111,7 +95,7 @@ def right_probability(scores: Sequence[float], right: int) -> float:
     return weights[right] / math.fsum(weights)
 
 
-def estimate(traces: Sequence[Trace], *, seed: int) -> Calibration:
+def estimate(traces: Sequence[Trace], *, seed: int, draws: int = DRAWS) -> Calibration:
     """Estimates with 95 % bootstrap intervals over questions, as the module's docstring defines them.
 
     Raises:
@@ -134,7 +118,7 @@ def estimate(traces: Sequence[Trace], *, seed: int) -> Calibration:
         )
 
     def interval(name: str, statistic: Callable[[IndexArray], float]) -> Estimate:
-        return corpus_ci(statistic, len(traces), seed=seed, purpose=f"calibrate {name}")
+        return corpus_ci(statistic, len(traces), seed=seed, purpose=f"calibrate {name}", draws=draws)
 
     p_s = interval("p_s", table.p_s)
     return Calibration(
@@ -184,8 +168,10 @@ class _Table:
     def _retrieval(self, index: IndexArray) -> tuple[float, float]:
         """Progress a try, and the share of tries that succeed."""
         gain = fit(self.progress(index)[2])
-        tries = self.succeeded.shape[1] if gain == 0 else math.ceil(1 / gain - 1e-9)
-        return gain, float(self.succeeded[index, :tries].mean())
+        length = self.succeeded.shape[1]
+        tries = 1 / gain if gain > 1 / length else length
+        weights = np.clip(tries - np.arange(length), 0.0, 1.0)
+        return gain, float(self.succeeded[index].mean(axis=0) @ weights / weights.sum())
 
 
 def fit(progress: FloatArray) -> float:

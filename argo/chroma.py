@@ -47,7 +47,7 @@ class Chroma:
         Raises:
             UserError: it cannot be built, or what is there is no such index.
         """
-        ordered = by_id(passages)
+        ordered = by_id(passages)  # added in one order whatever theirs, so that the graph is the same
         self.identity: dict[str, Any] = {
             "kind": "chroma",
             "corpus_sha256": corpus_sha256(ordered),

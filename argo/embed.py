@@ -11,7 +11,7 @@ import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,13 @@ class Embedder:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
+        with suppress(OSError):  # the next line says it better
             self._store.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with closing(sqlite3.connect(self._store, timeout=WAIT_S)) as store:
-                store.execute("PRAGMA journal_mode=WAL")
                 store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
                 yield store
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise UserError(
                 f"the store of embeddings {self._store} cannot be used ({error}); set EDGEBENCH_CACHE to a folder with "
                 "space, or delete this file: it is made again."

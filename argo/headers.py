@@ -10,7 +10,7 @@ PASS_TOKENS = 256
 LEVELS = 8
 
 
-def shared_lengths(rows: Sequence[Sequence[int]]) -> list[int]:
+def shared_lengths(rows: Sequence[list[int]]) -> list[int]:
     """How many first tokens of each row to compute once for all rows that share them; 0 where it does not pay.
 
     The rows are the leaves of a tree of tokens. A branch of n rows that share d tokens saves (n - 1) d of them, less
@@ -26,7 +26,7 @@ def shared_lengths(rows: Sequence[Sequence[int]]) -> list[int]:
     return lengths
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: list[int], other: list[int]) -> int:
     """How many first tokens are equal."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
@@ -34,9 +34,7 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def _best(
-    rows: Sequence[Sequence[int]], group: list[int], levels: int
-) -> tuple[int, list[tuple[int, list[int]]]]:
+def _best(rows: Sequence[list[int]], group: list[int], levels: int) -> tuple[int, list[tuple[int, list[int]]]]:
     """Tokens saved, and (length of the shared beginning, rows), for a sorted group."""
     if len(group) < 2:
         return 0, []

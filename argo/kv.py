@@ -1,4 +1,4 @@
-"""The keys and values of a batch of sequences, written in place: no copy per token, rows can be filled in turn and left.
+"""The keys and values of a batch of sequences, written in place: no copy per token, and rows come and go.
 
 transformers' own `DynamicCache` copies all of it at every token, and fills all rows at once.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class RowsLayer(DynamicLayer):  # type: ignore[misc]
+class RowsLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's `keys` and `values` (rows, heads, room, dim).
 
     Attributes:
@@ -19,8 +19,11 @@ class RowsLayer(DynamicLayer):  # type: ignore[misc]
         filled: columns before those it writes.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, rows: int, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size, self.rows, self.filled = (rows, room), slice(0, rows), 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -46,10 +49,10 @@ class RowsLayer(DynamicLayer):  # type: ignore[misc]
         return self.filled
 
 
-class Rows(Cache):  # type: ignore[misc]
+class Rows(Cache):
     """A cache for `rows` sequences of at most `room` columns in a model of `layers` layers."""
 
-    layers: list[RowsLayer]
+    layers: list[RowsLayer]  # type: ignore[assignment]
 
     def __init__(self, layers: int, rows: int, room: int) -> None:
         super().__init__(layers=[RowsLayer(rows, room) for _ in range(layers)])

@@ -162,7 +162,7 @@ def reward(config: MdpConfig, progress: FloatArray | float) -> FloatArray:
         case "saturating":
             return -np.expm1(-config.alpha * u)
         case _:
-            return 1 / (1 + np.exp(-config.alpha * (u - 0.5)))
+            return (1 + np.tanh(config.alpha * (u - 0.5) / 2)) / 2  # the logistic function, without overflow
 
 
 @lru_cache(maxsize=64)
@@ -190,9 +190,9 @@ def solve(mdp: Mdp) -> Solution:
         start = max(0, stop - block)
         value[start:stop] = np.maximum(value[start:stop], np.maximum(*tried(start, stop)))
 
-    retrieve, reason = tried(0, units + 1)
+    _, reason = tried(0, units + 1)
     best, after = value[: units + 1], value[step_r : units + 1 + step_r]
-    table = np.where(paid >= best - TIE, _TERMINATE, np.where(reason >= best - TIE, _REASON, _RETRIEVE))
+    table = np.where(paid >= best - TIE, _TERMINATE, np.where(reason >= best - TIE, _REASON, _RETRIEVE)).astype(np.int8)
     once = config.gamma * (config.p_s * after + (1 - config.p_s) * best) - mdp.price_r
     q = np.stack([once, reason, paid])
     for array in (best, q, table):
@@ -204,7 +204,7 @@ def solve(mdp: Mdp) -> Solution:
         step_p=step_p,
         value=best,
         q=q,
-        table=table.astype(np.int8),
+        table=table,
         word=_word(table, units, step_r, step_p),
     )
 
@@ -218,7 +218,7 @@ def _until_success(mdp: Mdp) -> tuple[float, float]:
     return config.gamma * config.p_s / leaves, mdp.price_r / leaves
 
 
-def _word(table: npt.NDArray[np.int_], units: int, step_r: int, step_p: int) -> str:
+def _word(table: npt.NDArray[np.int8], units: int, step_r: int, step_p: int) -> str:
     """The letters of the steps that the policy takes from U = 0."""
     letters, u = [], 0
     while table[u] != _TERMINATE:
@@ -282,9 +282,7 @@ def breakpoints(config: MdpConfig) -> list[float]:
             return [meet]
         return between(left, above) + between(above, right)
 
-    kinks = between(optimal(0.0), optimal(math.inf))
-    apart = [kink for i, kink in enumerate(kinks) if i == 0 or kink - kinks[i - 1] > 1e-9 * kink]
-    return [kink for kink in apart if kink > 1e-9 * config.c_p]
+    return between(optimal(0.0), optimal(math.inf))
 
 
 def cost_points(config: MdpConfig, axis: str, n: int) -> list[float]:

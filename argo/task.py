@@ -147,7 +147,7 @@ def about(data: QuestionSet, plan: Plan, frontier: Frontier) -> dict[str, Any]:
         },
         "engine": frontier.engine.identity,
         "retriever": frontier.retriever.identity,
-        "data": data.notes,
+        "data": data.notes | {"problems": list(data.problems)},
         "baselines": baselines(data.questions),
     }
 

@@ -4,7 +4,7 @@ Calls are sorted by length and cut into batches, bounded by count and by tokens.
 What many prompts begin with (headers.py) is computed once and kept; the rest of the prompts is computed a few thousand
 tokens at a time into one cache (kv.py), and then all rows go on together, a token a pass; rows that have ended leave.
 In float32 a reply does not depend on who else was in the batch. In bfloat16 and float16 rounding does, and now and then
-a token, or a score by some hundredths of a nat: which is why the first stored answer is the canonical one (store.py).
+a token, or a score by some tenths of a nat: which is why the first stored answer is the canonical one (store.py).
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ class TransformersEngine:
     Args:
         loaded: a causal language model of full or sliding attention.
         prompt_format: `plain`, or `chat`: the prompt becomes a user's turn in the tokenizer's template.
-        batch_size: calls of a batch at most; halved for good each time memory runs out.
+        batch: calls of a batch at most; halved for good each time memory runs out.
 
     Raises:
         UserError: the model cannot be run this way, or has no chat template.
     """
 
-    def __init__(self, loaded: Loaded, *, prompt_format: str, batch_size: int) -> None:
+    def __init__(self, loaded: Loaded, *, prompt_format: str, batch: int) -> None:
         _check(loaded, prompt_format)
         self.model, self.tokenizer, self.device = loaded.model, loaded.tokenizer, loaded.device
-        self.chat, self.batch_size = prompt_format == "chat", batch_size
+        self.chat, self.batch = prompt_format == "chat", batch
         config = self.model.config.get_text_config(decoder=True)
         self.layers = int(config.num_hidden_layers)
         self.limit = int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
@@ -123,8 +123,8 @@ class TransformersEngine:
             batch = self._cut(todo)
             replies = self._tried(batch)
             if replies is None and len(batch) > 1:
-                self.batch_size = len(batch) // 2
-                log.warning("Memory ran out: batches of %d calls from here on.", self.batch_size)
+                self.batch = len(batch) // 2
+                log.warning("Memory ran out: batches of %d calls from here on.", self.batch)
                 continue
             for i, row in enumerate(batch):
                 outcomes[row.index] = replies[i] if replies else Failure(error=_too_large(row))
@@ -152,9 +152,7 @@ class TransformersEngine:
         gap = "" if text[-1:].isspace() else " "
         whole = [self._encode(text + gap + option) for option in call.options]
         shared = min((min(common(tokens, option), len(option) - 1) for option in whole), default=len(tokens))
-        row = Row(
-            index=index, call=call, tokens=tokens[:shared], tails=[option[shared:] for option in whole], header=0
-        )
+        row = Row(index=index, call=call, tokens=tokens[:shared], tails=[option[shared:] for option in whole], header=0)
         if not row.tokens:
             return Failure(error="The prompt is empty.")
         if row.columns > self.limit:
@@ -165,10 +163,14 @@ class TransformersEngine:
         return row
 
     def _cut(self, todo: Sequence[Row]) -> list[Row]:
-        """The first batch of the sorted `todo`: of one kind, bounded by count and by padded tokens."""
+        """The first batch of the sorted `todo`: of one kind, bounded by count and by padded tokens.
+
+        Within it the rows with the shortest rest come first: those read in one pass are padded to the longest of them.
+        """
         first = todo[0]
-        most = max(1, min(self.batch_size, BATCH_TOKENS // first.columns))
-        return [row for row in todo[:most] if bool(row.tails) == bool(first.tails)]
+        most = max(1, min(self.batch, BATCH_TOKENS // first.columns))
+        batch = [row for row in todo[:most] if bool(row.tails) == bool(first.tails)]
+        return sorted(batch, key=lambda row: row.rest)
 
     def _tried(self, batch: list[Row]) -> list[Reply] | None:
         """The replies; None when memory ran out."""
@@ -249,11 +251,10 @@ class TransformersEngine:
 
     def _prefill(self, batch: list[Row], cache: Rows, width: int) -> Tensor:
         """Read the prompts into columns up to `width`; logits (rows, vocab) after them."""
-        batch.sort(key=lambda row: row.rest)  # rows that are read in one pass are padded to the longest rest
+        for place, row in enumerate(batch):
+            if row.header:
+                cache.copy(self._header(row.tokens[: row.header]), place, width - len(row.tokens))
         logits, first = list[Tensor](), 0
-        for row, tokens in enumerate(batch):
-            if tokens.header:
-                cache.copy(self._header(tokens.tokens[: tokens.header]), row, width - len(tokens.tokens))
         while first < len(batch):
             last = first + 1
             while last < len(batch) and (last + 1 - first) * batch[last].rest <= PASS_TOKENS:

@@ -39,7 +39,7 @@ def test_a_job_is_shown_while_it_runs_and_after_a_kill(
         file.write('{"id": "p9", "sta')  # it was hit in the middle of a line
 
     assert "running or" in while_running and "task.k=2" in while_running
-    assert f"{len(rows)} samples so far" in said("table")
+    assert f"samples so far: {len(rows)}\n" in said("table")
     (cells,) = csv.DictReader((job / "table.csv").read_text().splitlines())
     assert (cells["status"], cells["n"]) == ("running or interrupted", str(len(rows)))
     name = next(iter(rows[0]["metrics"]))

@@ -34,7 +34,7 @@ FACTS: dict[str, Any] = {
 }
 
 
-def outcome(correct: float, retrievals: int, reasons: int, ratio: float, **other: float | None) -> Outcome:
+def outcome(correct: float, retrievals: float, reasons: int, ratio: float, **other: float | None) -> Outcome:
     steps = retrievals + reasons
     cost = 0.1 * (ratio * retrievals + reasons)
     return {
@@ -126,16 +126,22 @@ def test_comparisons_are_paired() -> None:
     assert found.gaps["accuracy"].value == pytest.approx(0.3)
 
 
-def test_bands_of_all_lines_come_from_the_same_resamples() -> None:
-    grid = {
-        at(name, 2): {f"q{i}": outcome(float((i % 3 > 0) == right), (i * i) % 7 + more, 1, 2) for i in range(N)}
-        for name, right, more in (("argo", True, 0), ("fixed_k", False, 3))
-    }
-    one, other = points(grid, {}, seed=1).values()
+def test_bands_and_gaps_come_from_the_same_resamples() -> None:
+    def line(more: float, *, right: bool = True) -> dict[str, Outcome]:
+        return {f"q{i}": outcome(float((i % 3 > 0) == right), i**0.5 + more, 1, 2) for i in range(N)}
+
+    grid = {at("argo", 2): line(0), at("random", 2): line(1), at("fixed_k", 2): line(3, right=False)}
+    one, _, other = points(grid, {}, seed=1).values()
     low, high = one.metrics["retrievals"].ci95 or (0, 0)
     assert other.metrics["retrievals"].ci95 == pytest.approx((low + 3, high + 3))
     low, high = one.band or (0, 0)
     assert other.band == pytest.approx((1 - high, 1 - low))  # right wherever the first is wrong
+    grid[at("always_reason", 2)] = {name: outcome(1, 0, 0, 2) for name in grid[at("argo", 2)]}
+    gaps = [
+        compare(grid, at(name, 2), at("always_reason", 2), seed=1).gaps["retrievals"] for name in ("argo", "random")
+    ]
+    low, high = gaps[0].ci95 or (0, 0)
+    assert gaps[1].ci95 == pytest.approx((low + 1, high + 1))
 
 
 def test_points_say_what_keeps_them_from_telling_anything() -> None:

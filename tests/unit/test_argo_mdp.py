@@ -239,6 +239,20 @@ def test_free_retrieval_runs_to_the_end_and_a_rare_one_does_not_overflow() -> No
     assert rare.word == "" and rare.value[0] == 0
 
 
+@pytest.mark.parametrize("reward", ["saturating", "sigmoid"])
+def test_a_reward_as_steep_as_a_step_does_not_overflow(reward: str) -> None:
+    """Anything above 0, or above a half, pays 1: one retrieval, or four."""
+    s = solve(Mdp.at(MdpConfig(reward=reward, alpha=1e6, p_s=1.0, c_p=0.01), 0.1))
+    assert s.word == {"saturating": "R", "sigmoid": "RRRR"}[reward]
+
+
+def test_solutions_cannot_be_written_to() -> None:
+    s = solve(Mdp.at(MdpConfig(), 1.0))
+    for array in (s.value, s.q, s.table):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
 def test_infinite_cost_ratio_is_legal_and_negative_is_not() -> None:
     assert ArgoConfig(cost_ratio=math.inf).cost_ratio == math.inf
     for bad in (-1.0, math.nan):

@@ -227,7 +227,7 @@ def test_bm25_is_lucenes_formula() -> None:
 def test_bm25_tells_single_letters_apart_finds_nothing_in_nothing_and_says_nothing(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     planes = [Passage(id=f"{plane}", title="", text=f"The {plane}-plane of a radio") for plane in "UCSM"]
     hits = Bm25(planes).search(["what is the C-plane", "S-plane", "", "the of", "quantum chess"], 1)
     assert [[hit.id for hit in found] for found in hits] == [["C"], ["S"], [], [], []]
@@ -250,6 +250,13 @@ def test_chroma_breaks_ties_by_id_and_gives_no_more_than_there_is(config: RunCon
     assert [[hit.id for hit in hits] for hits in index.search(["radio", "unit"], 50)] == [list("abcd")] * 2
     assert index.search([], 3) == []
     assert index._collection._client.get_settings().anonymized_telemetry is False
+
+    class FakeCollection:
+        def query(self, **_options: Any) -> dict[str, Any]:
+            return {"ids": [["c", "a", "b"]], "distances": [[0.5, 0.5, 0.25]]}
+
+    index._collection = FakeCollection()
+    assert index.search(["radio"], 3) == [[Hit(id="b", score=0.75), Hit(id="a", score=0.5), Hit(id="c", score=0.5)]]
 
 
 def test_an_index_is_built_once_and_a_changed_corpus_has_another(

@@ -80,6 +80,8 @@ def test_every_head_of_the_questions_is_fair_over_difficulties_and_parts() -> No
             assert len(counts) == 3 and max(counts.values()) - min(counts.values()) <= 3, (size, counts)
     hard = read_questions(QuestionsConfig(difficulty="hard"), 10).questions
     assert sorted(Counter(question.id.partition("-")[0] for question in hard).values()) == [3, 3, 4]
+    written = [question.id for question in at("hard", TEST) if question.id.startswith("fh")]
+    assert written != sorted(written)  # what was written first is not asked first
 
 
 def test_four_different_options_of_like_length() -> None:

@@ -356,7 +356,7 @@ def test_a_job_without_a_record_is_shown_with_what_it_has_so_far(tmp_path: Path)
     show_sweep(tmp_path, console)
     assert "ttft_ms" in out.getvalue() and "()" not in out.getvalue()
     assert "0.3 [0.2, 0.4]" in out.getvalue()
-    assert "job 1 is running or was interrupted: 3 samples so far" in out.getvalue()
+    assert "job 1 is running or was interrupted; samples so far: 3" in out.getvalue()
     assert tidy(read_sweep(tmp_path))["status"] == ["completed", "running or interrupted"]
     write_table(tmp_path)
     assert "running or interrupted" in page(read_sweep(tmp_path))

@@ -1,0 +1,122 @@
+"""The engine `openai` against a server that people use: `transformers serve`, on a tiny random chat model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+from argo.calls import Call, Failure, Reply
+from argo.openai_engine import OpenAIEngine
+from argo.schema import ArgoConfig
+from argo.transformers_engine import TransformersEngine
+from suite.errors import UserError
+from suite.hardware.profile import HardwareConfig
+from suite.models.loading import load
+from suite.models.plan import Placement
+from suite.models.quiet import quiet
+from suite.models.spec import ModelConfig
+from tests import tiny
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None,
+    reason="needs transformers[serving]",
+)
+START_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a chat template, as a hub would hold it; every byte is a token."""
+    path = tmp_path_factory.mktemp("served") / "toy"
+    letters = ["<|im_end|>", *sorted(ByteLevel.alphabet())]
+    core = Tokenizer(BPE({letter: i for i, letter in enumerate(letters)}, []))
+    core.pre_tokenizer, core.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model = tiny.llama(3, vocab_size=len(letters))
+    with quiet():
+        model.save_pretrained(path)
+        PreTrainedTokenizerFast(tokenizer_object=core, eos_token=letters[0], chat_template=tiny.CHAT).save_pretrained(
+            path
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    """The address of a server of that checkpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["serve", str(folder), "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    log = folder.parent / "server.log"
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *command],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + START_S
+        while not _healthy(port):
+            assert child.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def engine(url: str, **changes: Any) -> OpenAIEngine:
+    return OpenAIEngine(
+        ArgoConfig(engine="openai", answering="generate", prompt_format="chat", server_url=url, **changes)
+    )
+
+
+def test_a_real_server_says_what_the_engine_of_this_process_says(url: str, folder: Path) -> None:
+    prompts = ["hello", "what is a radio unit?", "a longer prompt, with some more words in it"]
+    calls = [Call(prompt=prompt, max_new_tokens=n, stop=()) for prompt in prompts for n in (4, 16)]
+    calls += [Call(prompt=prompt, max_new_tokens=16, stop=("e", "a")) for prompt in prompts]
+    loaded = load(
+        ModelConfig(source="path", id=str(folder)), placement=Placement(), hardware=HardwareConfig(dtype="float32")
+    )
+    wanted = TransformersEngine(loaded, prompt_format="chat", batch=4).answer(calls)
+    served = engine(url, server_model=str(folder), server_requests=2).answer(calls)
+    compared = 0
+    for reply, want in zip(served, wanted, strict=True):
+        assert isinstance(want, Reply)
+        if not want.text:
+            assert isinstance(reply, Failure) and "empty" in reply.error
+            continue
+        assert isinstance(reply, Reply)
+        assert (reply.text, reply.finish) == (want.text, want.finish)
+        assert (reply.prompt_tokens, reply.completion_tokens) == (want.prompt_tokens, want.completion_tokens)
+        assert reply.latency_ms is not None and reply.latency_ms > 0
+        compared += 1
+    assert compared >= 6
+
+
+def test_a_model_that_the_server_does_not_have(url: str) -> None:
+    with pytest.raises(UserError, match=r"refuses task\.server_model=another with status 4.*another"):
+        engine(url, server_model="another").answer([Call(prompt="hello")])
