@@ -31,7 +31,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         UserError: bad input, or no question was answered.
     """
     from argo import page, plots
-    from argo.summary import summarise
+    from argo.summary import accuracy_of, summarise
 
     task: ArgoGraphsConfig = cfg.task
     ratios = list(task.cost_ratios) or cost_points(task.mdp, task.cost_axis, task.cost_points or POINTS[task.mode])
@@ -42,21 +42,22 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         walks = study.walks(tree)
         if not walks:
             raise UserError(study.failure(tree) or "no strategy came through this question")
+        found = [
+            {
+                "strategy": cell.strategy,
+                "cost_ratio": cell.cost_ratio,
+                "walk": number,
+                "metrics": outcome(tree, walk, task, cell.cost_ratio),
+            }
+            for number, (policy, walk) in enumerate(walks.items())
+            for cell in study.policies[policy]
+        ]
         return {
             **asked(tree.question),
             "walks": [told(tree, walk) for walk in walks.values()],
-            "cells": [
-                {
-                    "strategy": cell.strategy,
-                    "cost_ratio": cell.cost_ratio,
-                    "walk": number,
-                    "metrics": outcome(tree, walk, task, cell.cost_ratio),
-                }
-                for number, (policy, walk) in enumerate(walks.items())
-                for cell in study.policies[policy]
-            ],
+            "cells": found,
             "failure": study.failure(tree),
-            "metrics": {},
+            "metrics": {accuracy_of(one["strategy"], one["cost_ratio"]): one["metrics"]["correct"] for one in found},
         }
 
     data, facts = answer(cfg, ctx, study, row)

@@ -10,8 +10,9 @@ enough; the value of retrieving until it succeeds has a closed form:
     V_R(u) = (gamma p_s V(u + delta_r) - mu c_r) / (1 - gamma (1 - p_s))
 
 No grid is imposed and nothing is iterated. Values are double precision. They lie in [0, 1], and actions closer than
-`TIE` = 1e-12 are ties, which go to answering, then reasoning, then retrieving: at gamma 1 the order of steps does not
-matter, so ties are the rule there, and the last bit of a sum must not settle them.
+`TIE` = 1e-12 are ties, which go to answering, then retrieving, then reasoning: at gamma 1 the order of steps does not
+matter, so ties are the rule there, and the last bit of a sum must not settle them. Retrievals first is a threshold on
+U more often, and the walk of who always retrieves.
 
 *The cost of retrieval.* A failed retrieval leaves U where it was, so from U = 0 a policy is a word of its successful
 steps, "RRP". What a word is worth is linear in c_r, with the slope -mu E[retrievals] (discounted); V*(0) is the upper
@@ -190,9 +191,10 @@ def solve(mdp: Mdp) -> Solution:
         start = max(0, stop - block)
         value[start:stop] = np.maximum(value[start:stop], np.maximum(*tried(start, stop)))
 
-    _, reason = tried(0, units + 1)
+    retrieve, reason = tried(0, units + 1)
     best, after = value[: units + 1], value[step_r : units + 1 + step_r]
-    table = np.where(paid >= best - TIE, _TERMINATE, np.where(reason >= best - TIE, _REASON, _RETRIEVE)).astype(np.int8)
+    step = np.where(retrieve >= best - TIE, _RETRIEVE, _REASON)
+    table = np.where(paid >= best - TIE, _TERMINATE, step).astype(np.int8)
     once = config.gamma * (config.p_s * after + (1 - config.p_s) * best) - mdp.price_r
     q = np.stack([once, reason, paid])
     for array in (best, q, table):

@@ -75,14 +75,13 @@ def summarise(grid: Grid, facts: Mapping[str, Any], *, seed: int) -> Summary:
     n = len(next(iter(grid.values())))
     left_out = f"; {asked - n} that some cell did not answer are left out" if asked > n else ""
     over = f"{n} questions{left_out}; 95 % intervals"
-    told = verdict(grid, versus, seed=seed)
+    pairs = among_others(grid, seed=seed)
+    told = f"{verdict(grid, versus, seed=seed)}{_doubt(pairs)}"
     tables = [
         _walked(found, f"{told}\nWhat each strategy does: {over}"),
         _fixed_k(found, versus),
         _paired(found, versus),
-        _among(among_others(grid, seed=seed)),
-        _costs(found, versus),
-        _spent(found),
+        *({**table, "report_only": True} for table in (_among(pairs), _costs(found, versus), _spent(found))),
     ]
     metrics = dict(_metrics(found))
     return Summary(
@@ -123,7 +122,8 @@ def _share(grid: Grid, one: Comparison, seed: int) -> str:
     """ARGO's cost as a share of the other's."""
     own, other = ([float(o["cost"] or 0) for o in grid[cell].values()] for cell in (one.a, one.b))
     share = ratio_ci(own, other, seed=seed)
-    return "no cost to save" if share.value is None else f"{with_interval(share.value, share.ci95)} of its cost"
+    told = "no cost to save" if share.value is None else f"{with_interval(share.value, share.ci95)} of its cost"
+    return told if any(o["retrievals"] for o in grid[one.a].values()) else f"{told}, never retrieving"
 
 
 def _caution(found: Sequence[Comparison]) -> str:
@@ -134,6 +134,17 @@ def _caution(found: Sequence[Comparison]) -> str:
     where = "there" if len(open_) == len(found) else f"at {', '.join(f'{one.a.cost_ratio:g}' for one in open_)}"
     worst = min((one.gaps["accuracy"].ci95 or (-1.0, 1.0))[0] for one in open_)
     return f" The questions are too few to rule out a larger loss {where}: the interval goes down to {number(worst)}."
+
+
+def _doubt(pairs: Sequence[Comparison]) -> str:
+    """A word of warning where retrieving is not shown to help at all: then it is no feat to do without."""
+    for one in pairs:
+        if (one.a.strategy, one.b.strategy) == ("always_retrieve", "always_reason"):
+            gap = one.gaps["accuracy"]
+            if gap.ci95 is None or gap.ci95[0] <= 0:
+                told = with_interval(gap.value, gap.ci95)
+                return f" Mind that retrieving is not shown to help here: always_retrieve - always_reason is {told}."
+    return ""
 
 
 def _why(grid: Grid, one: Comparison) -> str:
@@ -240,6 +251,11 @@ def _metrics(found: Mapping[Cell, Point]) -> Iterator[tuple[str, Metric]]:
             elif strategy not in seen:
                 yield f"{strategy}_{name}", replace(value, note=note)
         seen.add(strategy)
+
+
+def accuracy_of(strategy: str, cost_ratio: float) -> str:
+    """Name of a cell's accuracy in a record and in a question's row; the same at any cost unless it looks at it."""
+    return f"argo_c{cost_ratio:g}_accuracy" if strategy == "argo" else f"{strategy}_accuracy"
 
 
 def _policies(found: Mapping[Cell, Point]) -> list[tuple[str, Point]]:

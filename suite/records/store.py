@@ -127,7 +127,7 @@ def _own(folder: Path, mark: str) -> None:
 
 
 def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
-    """Copy an earlier run's samples, and its record and plots if all is done; a moved or deleted folder is no run."""
+    """Copy an earlier run's samples, and its record, plots and pages if all is done; a moved or deleted folder is no run."""
     if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
         return None
     record = read_record(earlier)
@@ -140,6 +140,9 @@ def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> di
         return None
     if elsewhere:
         write_atomic(folder / "record.json", (earlier / "record.json").read_text(encoding="utf-8"))
-        if (earlier / "plots").is_dir():
-            shutil.copytree(earlier / "plots", folder / "plots", dirs_exist_ok=True)
+        for found in (*earlier.glob("plots"), *earlier.glob("*.html")):
+            if found.is_dir():
+                shutil.copytree(found, folder / found.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(found, folder / found.name)
     return record

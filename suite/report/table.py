@@ -31,9 +31,12 @@ def show_job(record: dict[str, Any], console: Console | None = None) -> None:
     out.print(Text(f"{record['task']} {record['name']}: {record['status']} ({record['fingerprint'][:SHORT]})", "bold"))
     if rows:
         out.print(_table(("metric", "value [95 % CI]", "unit", "n", "origin", "note"), rows, right=(3,)))
-    for table in record["facts"].get("tables", ()):  # what a study wants to be read across
+    tables = record["facts"].get("tables", ())  # what a study wants to be read across
+    for table in (table for table in tables if not table.get("report_only")):
         out.print(Text(table["title"], "bold"))
         out.print(_table(table["header"], table["rows"], right=tuple(range(1, len(table["header"])))))
+    if any(table.get("report_only") for table in tables):
+        out.print(Text("More tables: python -m suite report", "dim"))
     if record["error"]:
         out.print(Text(record["error"], "red"))
     if failed := record["samples"]["failed"]:

@@ -64,10 +64,7 @@ def problems(sweep: Sweep) -> list[str]:
     for job in sweep.jobs:
         record = job.record
         if record["status"] == RUNNING:
-            samples = record["samples"]["completed"]
-            lines.append(
-                f"job {job.label} is running or was interrupted: {samples} samples so far, read them as a trend"
-            )
+            lines.append(f"job {job.label} is running or was interrupted; samples so far: {job.done}")
         elif record["status"] != "completed":
             lines.append(f"job {job.label} {record['status']}: {record['error'] or 'no reason recorded'}")
         elif record["samples"]["failed"]:

@@ -281,6 +281,17 @@ def test_a_verdict_of_few_questions_is_careful() -> None:
     assert "too few to rule out a larger loss there: the interval goes down to -0." in said
 
 
+def test_doing_without_retrievals_that_do_not_help_is_no_feat() -> None:
+    said = summarise(a_grid(as_good, ratios=(1, 9)), FACTS, seed=1).verdict
+    assert "9 (0 [0, 0] of its cost, never retrieving)" in said
+    assert said.count("never retrieving") == 1  # at 1 it retrieves
+    assert "not shown to help" not in said  # always_retrieve has 16 of 20 right, always_reason 8
+    useless = a_grid(lambda name, ratio: 8 if name == "always_retrieve" else as_good(name, ratio))
+    assert "retrieving is not shown to help here: always_retrieve - always_reason is 0 [0, 0]." in (
+        summarise(useless, FACTS, seed=1).verdict
+    )
+
+
 def test_reaching_it_at_no_lower_cost_is_no_success() -> None:
     grid = {at(name, 2): {f"q{i}": outcome(1, 3, 0, 2) for i in range(N)} for name in ("argo", "always_retrieve")}
     assert "but nowhere at clearly lower cost" in summarise(grid, {}, seed=1).verdict

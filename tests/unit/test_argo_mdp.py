@@ -212,12 +212,12 @@ def test_word_counts_and_costs() -> None:
     assert s.advance(3, Action.TERMINATE) == 3
 
 
-def test_ties_go_to_answering_then_reasoning() -> None:
+def test_ties_go_to_answering_then_retrieving() -> None:
     free = MdpConfig(mu=0.0)
-    assert solve(Mdp.at(free, 0.0)).word == "P" * 13  # all that makes progress is worth the same
+    assert solve(Mdp.at(free, 0.0)).word == "R" * 7  # all that makes progress is worth the same
     par = MdpConfig(delta_p=0.1, c_p=0.1, mu=1.0)  # a step gains what it costs
     assert solve(Mdp.at(par, 5.0)).word == ""
-    assert solve(Mdp.at(MdpConfig(), 1.0)).word == "PRRRRRR"
+    assert solve(Mdp.at(MdpConfig(), 1.0)).word == "RRRRRRP"
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.98])
