@@ -1,4 +1,4 @@
-"""`task=argo_calibration`: what retrievals and steps of reasoning bring on held-out questions, as parameters to run with.
+"""`task=argo_calibration`: parameters to run with, from what steps bring on held-out questions.
 
 Every question is answered along two chains, retrievals alone and reasoning alone; calibrate.py makes estimates of it.
 """

@@ -18,10 +18,12 @@ class Call:
         options: continuations to be scored; empty: generate.
         max_new_tokens: tokens generated at most.
         stop: texts that end the generation; the reply is cut before them.
+        raw: go on from the prompt as it stands, in no turn of a chat; so are options always scored.
     """
 
     prompt: str
     options: tuple[str, ...] = ()
+    raw: bool = False
     max_new_tokens: int = 50
     stop: tuple[str, ...] = ("\n",)
 
@@ -64,8 +66,11 @@ class Engine(Protocol):
     """
 
     identity: dict[str, Any]
-    window: int
     batch: int
+
+    @property
+    def window(self) -> int:
+        """See the attributes."""
 
     def answer(self, calls: Sequence[Call]) -> list[Reply | Failure]:
         """One outcome per call, in order. A call that fails does not spoil the others.

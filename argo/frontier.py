@@ -88,7 +88,8 @@ class Frontier:
         for tree, path in places:
             node = tree.nodes[path]
             if node.query is None:
-                call = prompts.decompose(tree.question, node.notes, self.task.max_new_tokens)
+                raw = self.task.prompt_format == "mixed"
+                call = prompts.decompose(tree.question, node.notes, self.task.max_new_tokens, raw=raw)
                 asked.append((tree, "query", path, call, partial(setattr, node, "query")))
         self._ask(asked)
 

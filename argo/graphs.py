@@ -5,6 +5,8 @@ Read next: study.py.
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from argo.curves import Cell
@@ -45,7 +47,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         found = [
             {
                 "strategy": cell.strategy,
-                "cost_ratio": cell.cost_ratio,
+                "cost_ratio": cell.cost_ratio if math.isfinite(cell.cost_ratio) else "inf",  # JSON knows none
                 "walk": number,
                 "metrics": outcome(tree, walk, task, cell.cost_ratio),
             }
@@ -55,9 +57,11 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         return {
             **asked(tree.question),
             "walks": [told(tree, walk) for walk in walks.values()],
-            "cells": found,
-            "failure": study.failure(tree),
-            "metrics": {accuracy_of(one["strategy"], one["cost_ratio"]): one["metrics"]["correct"] for one in found},
+            "cells": [{**asdict(cell), "walk": number, "metrics": metrics} for cell, number, metrics in found],
+            "error": study.failure(tree),  # of cells that are missing; retry_failed=true asks for them again
+            "metrics": {
+                accuracy_of(cell["strategy"], float(cell["cost_ratio"])): cell["metrics"]["correct"] for cell in found
+            },
         }
 
     data, facts = answer(cfg, ctx, study, row)
@@ -67,7 +71,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     grid: dict[Cell, dict[str, Any]] = {cell: {} for cell in cells}
     for sample in rows:
         for one in sample["cells"]:
-            grid[Cell(strategy=one["strategy"], cost_ratio=one["cost_ratio"])][sample["id"]] = one["metrics"]
+            grid[Cell(strategy=one["strategy"], cost_ratio=float(one["cost_ratio"]))][sample["id"]] = one["metrics"]
     facts |= of_process(task, ratios)
     summary = summarise(grid, facts, seed=cfg.seed)
     plots.draw(ctx.folder / "plots", summary, facts)

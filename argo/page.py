@@ -136,7 +136,7 @@ def _walk(row: Row, walk: Row, cells: Sequence[Row], titles: Mapping[str, str]) 
     """One column."""
     ratios: dict[str, list[str]] = {}
     for cell in cells:
-        ratios.setdefault(cell["strategy"], []).append(f"{cell['cost_ratio']:g}")
+        ratios.setdefault(cell["strategy"], []).append(f"{float(cell['cost_ratio']):g}")
     head = "<br>".join(f"{escape(name)} <span class=dim>at {', '.join(at)}</span>" for name, at in ratios.items())
     steps = walk["trajectory"]
     after = [*(step["u"] for step in steps), walk.get("u")][1:]

@@ -7,6 +7,7 @@ dash and a marker of its own, so that print in grey is enough.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ Band = tuple[float, float] | None
 
 
 def draw(folder: Path, summary: Summary, facts: Mapping[str, Any], *, suffix: str = "") -> None:
-    """Write graph_1a.svg, graph_1b.svg and graph_cost.svg into `folder`, which need not exist yet.
+    """Write graph_1a.svg, graph_1b.svg and graph_cost.svg into `folder`, which need not exist yet; of finite costs.
 
     Args:
         folder: where to.
@@ -46,7 +47,10 @@ def draw(folder: Path, summary: Summary, facts: Mapping[str, Any], *, suffix: st
     folder.mkdir(exist_ok=True)
     lines: dict[str, list[Point]] = {}
     for point in summary.points.values():
-        lines.setdefault(point.cell.strategy, []).append(point)
+        if math.isfinite(point.cell.cost_ratio):  # an infinite one has no place on an axis
+            lines.setdefault(point.cell.strategy, []).append(point)
+    if not lines:
+        return
     with mpl.rc_context({**STYLE, "svg.hashsalt": "argo"}):
         _write(folder / f"graph_1a{suffix}.svg", _graph_1a(lines, facts))
         _write(folder / f"graph_1b{suffix}.svg", _graph_1b(lines, facts))

@@ -60,15 +60,16 @@ class Note:
     answer: str
 
 
-def decompose(question: Question, notes: Sequence[Note], max_new_tokens: int) -> Call:
+def decompose(question: Question, notes: Sequence[Note], max_new_tokens: int, *, raw: bool) -> Call:
     """The next sub-query."""
     told = "".join(f"Query: {note.query}\nFound: {note.answer}\n" for note in notes[-RECENT:])
-    return Call(prompt=DECOMPOSE.format(question=question.question, notes=told), max_new_tokens=max_new_tokens)
+    prompt = DECOMPOSE.format(question=question.question, notes=told)
+    return Call(prompt=prompt, max_new_tokens=max_new_tokens, raw=raw)
 
 
 def reason(query: str, passages: Sequence[Passage], max_new_tokens: int) -> Call:
     """The answer to a sub-query, from passages or, without any, from the model's own knowledge."""
-    prompt = f"{shown(passages)}Question: {query}\nAnswer in one sentence:"
+    prompt = f"{shown(passages)}{query}\nAnswer in one sentence."
     return Call(prompt=prompt, max_new_tokens=max_new_tokens)
 
 

@@ -19,7 +19,7 @@ SUCCESSES = ("bernoulli", "similarity", "judged")
 RETRIEVERS = ("chroma", "exact", "bm25")
 ENGINES = ("transformers", "openai")
 ANSWERINGS = ("likelihood", "generate")
-PROMPT_FORMATS = ("plain", "chat")
+PROMPT_FORMATS = ("mixed", "plain", "chat")
 COST_AXES = ("linear", "breakpoints")
 DATASETS = ("oran_mini", "oran_bench", "questions", "multihop")
 DIFFICULTIES = ("easy", "medium", "hard", "mixed")
@@ -110,8 +110,9 @@ class ArgoConfig:
     """Passages handed on by a retrieval; those handed on before are skipped."""
     answering: str = "likelihood"
     """Multiple choice: the option whose text is likeliest, or the one whose number is generated (`generate`)."""
-    prompt_format: str = "plain"
-    """`plain` text to go on, or a `chat` turn by the model's template (instruct models of 1B and more)."""
+    prompt_format: str = "mixed"
+    """How generated text is asked for: `chat`, a turn by the model's template; `plain`, text to go on from; `mixed`,
+    plain examples for sub-queries and turns for answers, which suits instruct models below 1B."""
     engine: str = "transformers"
     """`transformers` in this process; `openai`: any OpenAI-compatible server at task.server_url."""
     server_url: str = "http://127.0.0.1:8000/v1"

@@ -6,6 +6,7 @@ any other strategy at all costs. So ten cost points cost little more than one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -171,7 +172,7 @@ def picked(question: Question, final: Reply) -> int | None:
 
 
 def outcome(tree: Tree, one: Walk, task: ArgoConfig, cost_ratio: float) -> dict[str, float | None]:
-    """The metrics of one question in one cell."""
+    """The metrics of one question in one cell; no cost where it is infinite."""
     question, node, spent = tree.question, tree.nodes[one.path], tree.spent(one)
     final = node.final
     assert final is not None
@@ -194,7 +195,7 @@ def outcome(tree: Tree, one: Walk, task: ArgoConfig, cost_ratio: float) -> dict[
         "llm_calls": spent.calls,
         "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,
-        "cost": round(cost, 9),
+        "cost": round(cost, 9) if math.isfinite(cost) else None,
         "latency_ms": spent.latency_ms,
         "dropped": spent.dropped,
     }

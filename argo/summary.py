@@ -98,9 +98,9 @@ def verdict(grid: Grid, versus: Sequence[Comparison], *, seed: int) -> str:
 
     Clearly lower: the paired interval of the difference in cost lies below 0.
     """
-    rivals = [one for one in versus if one.b.strategy == "always_retrieve"]
+    rivals = [one for one in versus if one.b.strategy == "always_retrieve" and "cost" in one.gaps]
     if not rivals:
-        return "No verdict: that takes argo and always_retrieve at one cost of retrieval."
+        return "No verdict: that takes argo and always_retrieve at one finite cost of retrieval."
     goal = f"always_retrieve's accuracy minus {100 * MARGIN:g} points"
     reached = [one for one in rivals if _value(one.gaps["accuracy"]) >= -MARGIN - 1e-12]
     cheaper = [one for one in reached if (ci95 := one.gaps["cost"].ci95) is not None and ci95[1] < 0]
@@ -253,9 +253,9 @@ def _metrics(found: Mapping[Cell, Point]) -> Iterator[tuple[str, Metric]]:
         seen.add(strategy)
 
 
-def accuracy_of(strategy: str, cost_ratio: float) -> str:
+def accuracy_of(cell: Cell) -> str:
     """Name of a cell's accuracy in a record and in a question's row; the same at any cost unless it looks at it."""
-    return f"argo_c{cost_ratio:g}_accuracy" if strategy == "argo" else f"{strategy}_accuracy"
+    return f"argo_c{cell.cost_ratio:g}_accuracy" if cell.strategy == "argo" else f"{cell.strategy}_accuracy"
 
 
 def _policies(found: Mapping[Cell, Point]) -> list[tuple[str, Point]]:

@@ -9,20 +9,17 @@ a token, or a score by some tenths of a nat: which is why the first stored answe
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from argo.calls import Call, Failure, Reply
+from argo.engines import identity, window
 from argo.headers import common, shared_lengths
 from argo.kv import Rows
 from suite.errors import UserError
@@ -72,7 +69,7 @@ class TransformersEngine:
 
     Args:
         loaded: a causal language model of full or sliding attention.
-        prompt_format: `plain`, or `chat`: the prompt becomes a user's turn in the tokenizer's template.
+        prompt_format: `plain`, or else prompts become a user's turn in the tokenizer's template, but for `raw` calls.
         batch: calls of a batch at most; halved for good each time memory runs out.
 
     Raises:
@@ -82,24 +79,15 @@ class TransformersEngine:
     def __init__(self, loaded: Loaded, *, prompt_format: str, batch: int) -> None:
         _check(loaded, prompt_format)
         self.model, self.tokenizer, self.device = loaded.model, loaded.tokenizer, loaded.device
-        self.chat, self.batch = prompt_format == "chat", batch
+        self.chat, self.batch = prompt_format != "plain", batch
         config = self.model.config.get_text_config(decoder=True)
         self.layers = int(config.num_hidden_layers)
         self.limit = int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
-        self.window = self.limit - len(self._encode(self._rendered("")))
+        self.window = window(self.limit, prompt_format)
         self.ends = _ends(self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id)
-        template = str(self.tokenizer.chat_template) if self.chat else None
-        self.identity: dict[str, Any] = {
-            "engine": "transformers",
-            "version": transformers.__version__,
-            "source": loaded.spec.source,
-            # a folder's revision says what is in it, and where it stands decides no answer
-            "model": Path(loaded.spec.id).name if loaded.spec.source == "path" else loaded.spec.id,
-            "revision": loaded.revision,
-            "dtype": loaded.dtype,
-            "prompt_format": prompt_format,
-            "template": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
-        }
+        self.identity = identity(
+            loaded.spec, loaded.revision, loaded.dtype, self.tokenizer.chat_template if self.chat else None
+        )
         self._headers: OrderedDict[tuple[int, ...], Rows] = OrderedDict()
 
     def tokens(self, text: str) -> int:
@@ -131,15 +119,16 @@ class TransformersEngine:
             del todo[: len(batch)]
         return [outcomes[i] for i in range(len(calls))]
 
-    def _rendered(self, prompt: str) -> str:
-        if not self.chat:
-            return prompt
-        turn = [{"role": "user", "content": prompt}]
-        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    def _rendered(self, call: Call) -> tuple[str, bool]:
+        """The whole text, and whether it is a turn of a chat."""
+        if not self.chat or call.raw or call.options:
+            return call.prompt, False
+        turn = [{"role": "user", "content": call.prompt}]
+        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)), True
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, is_turn: bool) -> list[int]:
         # a template brings its own marks of the beginning
-        return list(self.tokenizer(text, add_special_tokens=not self.chat).input_ids)
+        return list(self.tokenizer(text, add_special_tokens=not is_turn).input_ids)
 
     def _row(self, index: int, call: Call) -> Row | Failure:
         """The call in tokens, without a header.
@@ -147,10 +136,10 @@ class TransformersEngine:
         An option follows after a space, where the prompt does not end in one. Prompt and option are cut into tokens
         together, and what all options share is read, the rest is scored: a token across the boundary is in the score.
         """
-        text = self._rendered(call.prompt)
-        tokens = self._encode(text)
+        text, is_turn = self._rendered(call)
+        tokens = self._encode(text, is_turn)
         gap = "" if text[-1:].isspace() else " "
-        whole = [self._encode(text + gap + option) for option in call.options]
+        whole = [self._encode(text + gap + option, is_turn) for option in call.options]
         shared = min((min(common(tokens, option), len(option) - 1) for option in whole), default=len(tokens))
         row = Row(index=index, call=call, tokens=tokens[:shared], tails=[option[shared:] for option in whole], header=0)
         if not row.tokens:
@@ -349,9 +338,9 @@ def _check(loaded: Loaded, prompt_format: str) -> None:
         raise UserError(
             f"models.llm.quantization={loaded.spec.quantization} needs a GPU for this task; set it to none."
         )
-    if prompt_format == "chat" and not loaded.tokenizer.chat_template:
+    if prompt_format != "plain" and not loaded.tokenizer.chat_template:
         raise UserError(
-            f"task.prompt_format=chat, but models.llm.id={loaded.spec.id} has no chat template; set "
+            f"task.prompt_format={prompt_format}, but models.llm.id={loaded.spec.id} has no chat template; set "
             "task.prompt_format=plain."
         )
 

@@ -57,9 +57,16 @@ def read_config(model_folder: Path) -> dict[str, Any]:
 
 
 def chat_template(model_folder: Path) -> str | None:
-    """The chat template that models of more than text keep in chat_template.json, where no tokenizer looks for it."""
-    path = model_folder / "chat_template.json"
-    return str(_read_json(path)["chat_template"]) if path.is_file() else None
+    """The chat template of a tokenizer's folder; of models of more than text it may be where no tokenizer looks for it.
+
+    That is chat_template.json; the others are chat_template.jinja and, in older folders, tokenizer_config.json.
+    """
+    if (path := model_folder / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (path := model_folder / name).is_file() and isinstance(found := _read_json(path).get("chat_template"), str):
+            return found
+    return None
 
 
 def weights_gb(model_folder: Path, bytes_per_weight: float) -> float:

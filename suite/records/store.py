@@ -94,7 +94,7 @@ def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -
         folder: the new job folder (exists).
         index: folder of the index, shared by all jobs started from one place.
         mark: fingerprint.
-        retry_failed: run a job again whose record says `failed`.
+        retry_failed: run a job again that failed, or of which samples failed in part or whole; the others are kept.
 
     Raises:
         UserError: the same job is running in another process, or `folder` is another job's.
@@ -131,11 +131,12 @@ def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> di
     if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
         return None
     record = read_record(earlier)
-    retry = record is not None and record["status"] == "failed" and retry_failed
+    rows = read_samples(earlier / "samples.jsonl")
+    good = [row for row in rows if not row["error"]]
+    retry = record is not None and retry_failed and (record["status"] == "failed" or len(good) < len(rows))
     elsewhere = earlier.resolve() != folder.resolve()
     if elsewhere or retry:
-        rows = [row for row in read_samples(earlier / "samples.jsonl") if not (retry and row["status"] == "failed")]
-        write_atomic(folder / "samples.jsonl", "".join(map(encode, rows)))
+        write_atomic(folder / "samples.jsonl", "".join(map(encode, good if retry else rows)))
     if record is None or retry:
         return None
     if elsewhere:

@@ -210,9 +210,10 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(model: Any) -> None:
 def test_a_chat_engine_wraps_the_prompt_in_the_template(model: Any) -> None:
     chat = TransformersEngine(loaded(model), prompt_format="chat", batch=4)
     text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    plain = [Call(prompt=text, max_new_tokens=6, stop=()), Call(prompt=text, options=("yes", "no"))]
-    assert_same(chat.answer([replace(call, prompt="hello") for call in plain]), [naive(model, call) for call in plain])
-    assert chat.window < engine(model).window == 1024
+    turn, raw = Call(prompt="hello", max_new_tokens=6, stop=()), Call(prompt="hello", raw=True, stop=())
+    scored = Call(prompt="hello", options=("yes", "no"))
+    wanted = [naive(model, call) for call in (replace(turn, prompt=text), raw, scored)]
+    assert_same(chat.answer([turn, raw, scored]), wanted)
     assert chat.identity != engine(model).identity
 
 

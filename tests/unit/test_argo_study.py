@@ -130,7 +130,7 @@ def test_another_replicate_is_asked_anew(tmp_path: Path) -> None:
     assert draws[0] != draws[1]
 
 
-@pytest.mark.parametrize("part", ["Split a hard question", "Answer in one sentence", "Answer:"])
+@pytest.mark.parametrize("part", ["Split a hard question", "Answer in one sentence.", "Answer:"])
 def test_a_failed_call_costs_the_cells_that_need_it_and_is_asked_again(part: str, tmp_path: Path) -> None:
     task, asked = ArgoConfig(), questions(4)
     study = Study(task, 42, cells())

@@ -281,8 +281,20 @@ def test_a_failed_job_is_not_rerun_unless_asked(tmp_path: Path, job_folder: Path
         assert kept(job) == ["a"]  # what failed is what is to be tried again
 
 
-def test_a_completed_job_is_not_retried(tmp_path: Path, job_folder: Path, index: Path) -> None:
+def test_of_a_completed_job_the_samples_that_failed_are_retried_if_asked(
+    tmp_path: Path, job_folder: Path, index: Path
+) -> None:
     leave(job_folder, index, "completed", row("a"), row("b", "failed"))
+    with claim(folder(tmp_path, "second"), index, MARK) as job:
+        assert job.record is not None
+        assert kept(job) == ["a", "b"]
+    with claim(folder(tmp_path, "third"), index, MARK, retry_failed=True) as job:
+        assert job.record is None
+        assert kept(job) == ["a"]
+
+
+def test_a_completed_job_without_failures_is_not_retried(tmp_path: Path, job_folder: Path, index: Path) -> None:
+    leave(job_folder, index, "completed", row("a"), row("b"))
     with claim(folder(tmp_path, "second"), index, MARK, retry_failed=True) as job:
         assert job.record is not None
         assert kept(job) == ["a", "b"]
