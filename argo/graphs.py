@@ -6,7 +6,6 @@ Read next: study.py.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from argo.curves import Cell
@@ -45,23 +44,19 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         if not walks:
             raise UserError(study.failure(tree) or "no strategy came through this question")
         found = [
-            {
-                "strategy": cell.strategy,
-                "cost_ratio": cell.cost_ratio if math.isfinite(cell.cost_ratio) else "inf",  # JSON knows none
-                "walk": number,
-                "metrics": outcome(tree, walk, task, cell.cost_ratio),
-            }
+            (cell, number, outcome(tree, walk, task, cell.cost_ratio))
             for number, (policy, walk) in enumerate(walks.items())
             for cell in study.policies[policy]
         ]
         return {
             **asked(tree.question),
             "walks": [told(tree, walk) for walk in walks.values()],
-            "cells": [{**asdict(cell), "walk": number, "metrics": metrics} for cell, number, metrics in found],
+            "cells": [
+                {"strategy": cell.strategy, "cost_ratio": written(cell.cost_ratio), "walk": number, "metrics": metrics}
+                for cell, number, metrics in found
+            ],
             "error": study.failure(tree),  # of cells that are missing; retry_failed=true asks for them again
-            "metrics": {
-                accuracy_of(cell["strategy"], float(cell["cost_ratio"])): cell["metrics"]["correct"] for cell in found
-            },
+            "metrics": {accuracy_of(cell): metrics["correct"] for cell, _, metrics in found},
         }
 
     data, facts = answer(cfg, ctx, study, row)
@@ -78,3 +73,8 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     page.write(ctx.folder / "trajectories.html", rows, {passage.id: passage for passage in data.passages})
     facts |= {"headline": [*summary.headline], "tables": summary.tables, "verdict": summary.verdict}
     return Result(metrics=summary.metrics, facts=facts)
+
+
+def written(ratio: float) -> float | str:
+    """A cost ratio as JSON has it, which knows no infinity."""
+    return ratio if math.isfinite(ratio) else "inf"
