@@ -17,6 +17,10 @@ p_s delta_r on average, so delta_r = g / p_s, and delta_p = g of the reasoning c
 counts as success does not move the critical cost (c_p p_s delta_r / delta_p), nor can it inflate delta_r by picking
 the steps that went well.
 
+*Saturating reward.* Where sigma bends as the chains do, every step may add the same to U and less to the score. Then g
+is what brings 1 - exp(-g k) closest to the mean gain after k tries; delta_r is a matter of units and given, and
+alpha = g / (p_s delta_r), delta_p = g of the reasoning chain / alpha make sigma(U) = 1 - exp(-alpha U) that curve.
+
 Intervals resample questions and do all of it again, baseline and best included.
 """
 
@@ -74,6 +78,7 @@ class Calibration:
         delta_r: progress of a retrieval that succeeds; value None where none ever does.
         delta_p: progress of a step of reasoning.
         p_s: chance that a retrieval succeeds.
+        alpha: of the saturating reward; None for the linear one.
         start: mean score at U = 0;  best: at U = 1.
         retrieved: mean U after 1, 2, ... retrievals;  reasoned: after as many steps of reasoning. Below 0 where the
             mean score fell below the start.
@@ -82,6 +87,7 @@ class Calibration:
     delta_r: Estimate
     delta_p: Estimate
     p_s: Estimate
+    alpha: Estimate | None
     start: float
     best: float
     retrieved: tuple[float, ...]
@@ -95,8 +101,17 @@ def right_probability(scores: Sequence[float], right: int) -> float:
     return weights[right] / math.fsum(weights)
 
 
-def estimate(traces: Sequence[Trace], *, seed: int, draws: int = DRAWS) -> Calibration:
+def estimate(
+    traces: Sequence[Trace], *, seed: int, draws: int = DRAWS, saturating_delta_r: float | None = None
+) -> Calibration:
     """Estimates with 95 % bootstrap intervals over questions, as the module's docstring defines them.
+
+    Args:
+        traces: one a question.
+        seed: of the resamples.
+        draws: how many.
+        saturating_delta_r: the step for which alpha of a saturating reward is estimated; None: the reward is linear,
+            and delta_r is estimated.
 
     Raises:
         UserError: no traces, chains of different lengths, or none that raises the mean score.
@@ -108,7 +123,7 @@ def estimate(traces: Sequence[Trace], *, seed: int, draws: int = DRAWS) -> Calib
         raise UserError(
             f"Traces have chains of {sorted(lengths)} steps; make the chains of all questions equally long."
         )
-    table = _Table(traces)
+    table = _Table(traces, saturating_delta_r)
     everything = np.arange(len(traces), dtype=np.int64)
     start, best, retrieved, reasoned = table.progress(everything)
     if best <= start:
@@ -121,10 +136,17 @@ def estimate(traces: Sequence[Trace], *, seed: int, draws: int = DRAWS) -> Calib
         return corpus_ci(statistic, len(traces), seed=seed, purpose=f"calibrate {name}", draws=draws)
 
     p_s = interval("p_s", table.p_s)
+    unknown = Estimate(value=None, ci95=None, n=len(traces))
+    if saturating_delta_r is None:
+        delta_r, alpha = interval("delta_r", table.delta_r) if p_s.value else unknown, None
+    else:
+        delta_r = Estimate(value=saturating_delta_r, ci95=None, n=len(traces))
+        alpha = interval("alpha", table.alpha) if p_s.value else unknown
     return Calibration(
-        delta_r=interval("delta_r", table.delta_r) if p_s.value else Estimate(value=None, ci95=None, n=len(traces)),
+        delta_r=delta_r,
         delta_p=interval("delta_p", table.delta_p),
         p_s=p_s,
+        alpha=alpha,
         start=start,
         best=best,
         retrieved=tuple(retrieved.tolist()),
@@ -135,7 +157,8 @@ def estimate(traces: Sequence[Trace], *, seed: int, draws: int = DRAWS) -> Calib
 class _Table:
     """The traces as arrays, and each estimate as a function of question indices (n,) with repetitions."""
 
-    def __init__(self, traces: Sequence[Trace]) -> None:
+    def __init__(self, traces: Sequence[Trace], saturating_delta_r: float | None) -> None:
+        self.step, self.fit = saturating_delta_r, fit if saturating_delta_r is None else bend
         self.start = np.array([trace.start for trace in traces])
         self.retrieved = np.array([trace.retrieved for trace in traces])
         self.reasoned = np.array([trace.reasoned for trace in traces])
@@ -153,7 +176,14 @@ class _Table:
 
     def delta_p(self, index: IndexArray) -> float:
         """Progress of a step of reasoning."""
-        return fit(self.progress(index)[3])
+        gain = self.fit(self.progress(index)[3])
+        return gain if self.step is None else gain / alpha if (alpha := self.alpha(index)) else 0.0
+
+    def alpha(self, index: IndexArray) -> float:
+        """Steepness of the saturating reward."""
+        assert self.step is not None
+        gain, p_s = self._retrieval(index)
+        return gain / (max(p_s, 1 / self.succeeded.shape[1]) * self.step)
 
     def p_s(self, index: IndexArray) -> float:
         """Share of successes among the retrievals before U = 1."""
@@ -167,7 +197,7 @@ class _Table:
 
     def _retrieval(self, index: IndexArray) -> tuple[float, float]:
         """Progress a try, and the share of tries that succeed."""
-        gain = fit(self.progress(index)[2])
+        gain = self.fit(self.progress(index)[2])
         length = self.succeeded.shape[1]
         tries = 1 / gain if gain > 1 / length else length
         weights = np.clip(tries - np.arange(length), 0.0, 1.0)
@@ -186,3 +216,11 @@ def fit(progress: FloatArray) -> float:
     gains = np.clip(gains, least, 1 / k)
     misses = ((np.minimum(1.0, gains[:, None] * k) - progress) ** 2).sum(axis=1)
     return float(gains[misses.argmin()])
+
+
+def bend(progress: FloatArray) -> float:
+    """The g >= 0 for which 1 - exp(-g k) comes closest to `progress` (K,) in least squares, to a percent."""
+    rates = np.append(0.0, np.geomspace(1e-3, 10.0, 1000))
+    k = np.arange(1, len(progress) + 1)
+    misses = ((-np.expm1(-rates[:, None] * k) - progress) ** 2).sum(axis=1)
+    return float(rates[misses.argmin()])

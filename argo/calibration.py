@@ -73,14 +73,20 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     rows = ok(ctx.samples)
     if not rows:
         raise UserError(f"No question was answered; the first one: {first_error(ctx)}")
-    found = estimate([trace(sample) for sample in rows], seed=cfg.seed)
+    bends = task.mdp.reward == "saturating"
+    found = estimate(
+        [trace(sample) for sample in rows], seed=cfg.seed, saturating_delta_r=task.mdp.delta_r if bends else None
+    )
+    notes = {
+        "delta_r": "progress of a retrieval that succeeds" + (" (given)" if bends else ""),
+        "delta_p": "progress of a step of reasoning",
+        "p_s": "retrievals that succeed",
+        "alpha": "steepness of the saturating reward",
+    }
     metrics = {
-        name: getattr(found, name).metric(unit="1", origin="computed", note=note)
-        for name, note in (
-            ("delta_r", "progress of a retrieval that succeeds"),
-            ("delta_p", "progress of a step of reasoning"),
-            ("p_s", "retrievals that succeed"),
-        )
+        name: value.metric(unit="1", origin="computed", note=note)
+        for name, note in notes.items()
+        if (value := getattr(found, name)) is not None
     }
     lines = [
         ["retrievals", *map(number, found.retrieved)],

@@ -106,7 +106,7 @@ class ArgoConfig:
     """`similarity`: least cosine of the best passage (bm25: least share of the best score it gives the question)."""
     retriever: str = "chroma"
     """`chroma` (vectors in a database on disk), `exact` (the same vectors, exact search), `bm25` (words)."""
-    top_k: int = 3
+    top_k: int = 1
     """Passages handed on by a retrieval; those handed on before are skipped."""
     answering: str = "likelihood"
     """Multiple choice: the option whose text is likeliest, or the one whose number is generated (`generate`)."""
@@ -214,7 +214,7 @@ class CalibrationConfig(ArgoConfig):
 
     name: str = "argo_calibration"
     mode: str = "medium"
-    steps: int = 5
+    steps: int = 7
     """Length of the two chains, of retrievals and of reasoning."""
 
     @property

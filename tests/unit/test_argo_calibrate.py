@@ -182,3 +182,22 @@ def test_right_probability_is_a_softmax_that_does_not_underflow() -> None:
 def test_bad_traces_are_named(made: object, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         made()  # type: ignore[operator]
+
+
+def test_a_saturating_reward_that_made_the_traces_is_recovered() -> None:
+    config = MdpConfig(reward="saturating", alpha=6.0, delta_r=0.15, delta_p=0.04)
+
+    def chain(step: float, gains: list[bool]) -> tuple[float, ...]:
+        done = np.cumsum(gains) * step
+        return tuple((0.2 + 0.6 * -np.expm1(-config.alpha * done)).tolist())
+
+    lots = np.random.default_rng(3).random((400, 25)) < 0.99
+    traces = [
+        trace(f"q{i}", start=0.2, retrieved=chain(0.15, row), reasoned=chain(0.04, [True] * 25), supported=tuple(row))
+        for i, row in enumerate(lots.tolist())
+    ]
+    found = calibrate.estimate(traces, seed=1, draws=200, saturating_delta_r=0.15)
+    assert found.alpha is not None and found.alpha.value == pytest.approx(6.0, rel=0.05)
+    assert found.delta_p.value == pytest.approx(0.04, rel=0.1)
+    assert found.p_s.value == pytest.approx(0.99, abs=0.02)
+    assert calibrate.bend(np.zeros(5)) == 0.0 and calibrate.bend(-np.ones(5)) == 0.0
