@@ -18,7 +18,7 @@ from argo.tree import Tree, Want
 from suite.config import RunConfig
 from suite.context import ok
 from suite.errors import UserError
-from suite.quality.answers import token_f1
+from suite.quality.squad import token_f1
 from suite.report.words import number
 from suite.result import Result
 

@@ -21,6 +21,8 @@ from suite.models.loading import load, place
 from suite.models.revision import revision
 from suite.models.spec import ModelConfig
 
+HANDED = 4
+"""Calls handed over for each that is computed at the same time, so that none that ends leaves its place empty."""
 TURN_TOKENS = 128
 """What a chat template may put around a prompt."""
 
@@ -50,7 +52,7 @@ class InProcess:
         self.spec: ModelConfig = cfg.models["llm"]
         self.task, self.hardware = task, cfg.hardware
         self.replicas = place(self.spec, hardware=cfg.hardware, gpu_mode=cfg.gpu_mode).replicas
-        self.batch = task.batch_size * len(self.replicas)
+        self.batch = HANDED * task.batch_size * len(self.replicas)
         self.words = sources.tokenizer_folder(sources.folder(self.spec))
         dtype, _ = precision.resolve(self.spec.dtype, cfg.hardware.dtype, self.replicas[0].device)
         quantized = self.spec.quantization != "none"
@@ -72,7 +74,7 @@ class InProcess:
             TransformersEngine(
                 load(self.spec, placement=replica, hardware=self.hardware),
                 prompt_format=self.task.prompt_format,
-                batch=self.task.batch_size,
+                rows=self.task.batch_size,
             )
             for replica in self.replicas
         ]

@@ -57,27 +57,35 @@ class Rows(Cache):
     def __init__(self, layers: int, rows: int, room: int) -> None:
         super().__init__(layers=[RowsLayer(rows, room) for _ in range(layers)])
 
-    def at(self, column: int, rows: slice | None = None) -> None:
-        """The next pass writes from `column` on; None: the same rows as before."""
+    def at(self, column: int, rows: slice) -> None:
+        """The next pass is over `rows`, and writes from `column` on."""
         for layer in self.layers:
-            layer.filled = column
-            layer.rows = rows or layer.rows
+            layer.filled, layer.rows = column, rows
 
-    def copy(self, other: Rows, row: int, column: int) -> None:
-        """Put the first row of `other` into `row`, from `column` on."""
+    def copy(self, other: Rows, source: int, columns: slice, row: int, column: int) -> None:
+        """Put `columns` of row `source` of another cache into `row`, from `column` on."""
+        end = column + columns.stop - columns.start
         for mine, its in zip(self.layers, other.layers, strict=True):
             if not its.is_initialized:  # a layer that uses another's keys
                 continue
             if not mine.is_initialized:
                 mine.lazy_initialization(its.keys, its.values)
-            end = column + its.keys.shape[2]
-            mine.keys[row, :, column:end], mine.values[row, :, column:end] = its.keys[0], its.values[0]
+            mine.keys[row, :, column:end] = its.keys[source, :, columns]
+            mine.values[row, :, column:end] = its.values[source, :, columns]
+
+    def move(self, column: int, to: int) -> None:
+        """Have what stands before `column` stand before `to`; what has no place any more is lost."""
+        if column == to:
+            return
+        width = min(column, to)
+        for layer in self.layers:
+            if layer.is_initialized:
+                for part in (layer.keys, layer.values):
+                    part[:, :, to - width : to] = part[:, :, column - width : column].clone()
 
     def keep(self, rows: Tensor) -> None:
         """Let go of all rows but these, indices (n)."""
         for layer in self.layers:
-            if not layer.is_initialized:
-                continue
-            index = rows.to(layer.device)
-            layer.keys, layer.values = layer.keys[index], layer.values[index]
-            layer.rows = slice(0, len(rows))
+            if layer.is_initialized:
+                index = rows.to(layer.device)
+                layer.keys, layer.values = layer.keys[index], layer.values[index]

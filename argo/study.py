@@ -23,7 +23,7 @@ from argo.strategies import Rules
 from argo.tree import Tree, Want
 from argo.walk import Luck, Unknown, Walk, luck, walk
 from suite.errors import UserError
-from suite.quality.answers import exact_match, token_f1
+from suite.quality.squad import exact_match, token_f1
 
 Policy = tuple[str, str]
 """Strategy, and what tells its steps apart between costs: the optimal word."""
@@ -186,12 +186,12 @@ def outcome(tree: Tree, one: Walk, task: ArgoConfig, cost_ratio: float) -> dict[
         }
     if question.supporting:
         right["support"] = len(set(question.supporting) & set(node.passages)) / len(set(question.supporting))
-    c_p = task.mdp.c_p
-    cost = (one.retrievals * cost_ratio * c_p if one.retrievals else 0.0) + one.reasons * c_p
+    c_p, retrievals, reasons = task.mdp.c_p, one.retrievals, one.reasons
+    cost = (retrievals * cost_ratio * c_p if retrievals else 0.0) + reasons * c_p
     return right | {
-        "retrievals": one.retrievals,
+        "retrievals": retrievals,
         "retrieved": sum(step.ok for step in one.steps if step.action is Action.RETRIEVE),
-        "reasons": one.reasons,
+        "reasons": reasons,
         "llm_calls": spent.calls,
         "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,

@@ -96,7 +96,11 @@ def write_data(toy: Toy, questions: int, passages: int = 24) -> None:
         for i in range(questions)
     ]
     facts = [
-        {"id": f"p{i}", "title": f"Unit {i}", "text": f"Number {i} of {PLACES[i % 8]} serves {PLACES[(3 * i + 1) % 8]}."}
+        {
+            "id": f"p{i}",
+            "title": f"Unit {i}",
+            "text": f"Number {i} of {PLACES[i % 8]} serves {PLACES[(3 * i + 1) % 8]}.",
+        }
         for i in range(passages)
     ]
     write_jsonl(toy.questions, rows)
@@ -131,7 +135,7 @@ def unlike_times(folder: Path) -> list[dict[str, Any]]:
 
 
 def cells(folder: Path) -> dict[tuple[str, float, str], dict[str, Any]]:
-    """(strategy, cost ratio, question) -> metrics without times; of a job of `task=argo_graphs`, or of one `task=argo`."""
+    """(strategy, cost ratio, question) -> metrics without times; of a job of `task=argo_graphs` or `task=argo`."""
     task = read_record(folder)["config"]["task"]
     found = {}
     for row in unlike_times(folder):

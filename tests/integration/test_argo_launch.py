@@ -1,4 +1,4 @@
-"""ARGO as a user types it: one tree of calls for a whole sweep, the same cells whichever way they are run, bad input."""
+"""ARGO as a user types it: one tree of calls for a whole sweep, the same cells whichever way it is run, bad input."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_a_sweep_asks_once_and_its_cells_are_those_of_the_graphs(here: Here, toy
     assert {path.name for path in (folder / "plots").iterdir()} >= {"graph_1a.svg", "graph_1b.svg"}
     page = (folder / "trajectories.html").read_text()
     assert all(row["question"] in page for row in read_rows(jobs[0]))
-    assert "plots/graph_1a.svg" in (folder / "report.html").read_text() or "<svg" in (folder / "report.html").read_text()
+    assert (
+        "plots/graph_1a.svg" in (folder / "report.html").read_text() or "<svg" in (folder / "report.html").read_text()
+    )
 
     again = here(*SWEEP, *toy.arguments)
     assert again.code == 0 and "20 of 20 jobs were finished before" in again.out
@@ -114,14 +116,14 @@ def test_without_the_records_the_store_tells_all_and_no_model_is_loaded(here: He
 
 
 def test_a_run_from_the_store_never_imports_torch(here: Here, toy: Toy) -> None:
-    small = [*GRAPHS, *toy.arguments, "dataset.max_samples=1"]
+    small = [*GRAPHS, *toy.arguments, "dataset.max_samples=1", "hardware.device=cpu"]  # else torch counts the GPUs
     here.job(*small)
     shutil.rmtree(here.folder / "outputs" / ".index")
     done = launch(here.folder, *small, python=("-X", "importtime"))
     assert done.returncode == 0, done.stderr[-2000:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "numpy" in imported
-    assert not {"torch", "transformers"} & imported
+    assert {"torch", "transformers"} & imported == set()
 
 
 def test_an_unfinished_command_grows_only_what_is_not_there(here: Here, toy: Toy) -> None:
@@ -167,9 +169,7 @@ def test_broken_rows_are_counted_and_listed_and_the_run_goes_on(here: Here, toy:
         (["task.answering=generate", "task.strategy=confidence"], "set task.answering=likelihood."),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_it_starts(
-    here: Here, toy: Toy, typed: list[str], sentence: str
-) -> None:
+def test_what_cannot_be_run_is_refused_before_it_starts(here: Here, toy: Toy, typed: list[str], sentence: str) -> None:
     answer = here("task=argo", *toy.arguments, *typed)
     assert answer.code != 0
     said = answer.out + answer.err
@@ -230,7 +230,7 @@ def test_passages_that_do_not_fit_the_window_are_dropped_and_counted(here: Here,
     write_jsonl(mine.corpus, [{**row, "text": f"{row['text']} {'and so on ' * 30}"} for row in long])
     mine.model.unlink()
     save_chat_model(mine.model, window=1400)  # the instructions, notes and one passage
-    job = here.job(*GRAPHS, *mine.arguments)
+    job = here.job(*GRAPHS, *mine.arguments, "task.top_k=3")
     assert read_record(job)["samples"] == {"completed": 4, "failed": 0}
     dropped = {place: metrics["dropped"] for place, metrics in cells(job).items()}
     assert all(dropped[place] > 0 for place in dropped if place[0] == "always_retrieve")

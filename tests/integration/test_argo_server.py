@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders
@@ -101,7 +102,7 @@ def test_a_real_server_says_what_the_engine_of_this_process_says(url: str, folde
     loaded = load(
         ModelConfig(source="path", id=str(folder)), placement=Placement(), hardware=HardwareConfig(dtype="float32")
     )
-    wanted = TransformersEngine(loaded, prompt_format="chat", batch=4).answer(calls)
+    wanted = TransformersEngine(loaded, prompt_format="chat", rows=4).answer(calls)
     served = engine(url, server_model=str(folder), server_requests=2).answer(calls)
     compared = 0
     for reply, want in zip(served, wanted, strict=True):

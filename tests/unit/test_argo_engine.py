@@ -46,8 +46,8 @@ def loaded(model: Any, **changes: Any) -> Loaded:
     return Loaded(**facts | changes)
 
 
-def engine(model: Any, batch: int = 8, **changes: Any) -> TransformersEngine:
-    return TransformersEngine(loaded(model), prompt_format="plain", batch=batch, **changes)
+def engine(model: Any, rows: int = 8) -> TransformersEngine:
+    return TransformersEngine(loaded(model), prompt_format="plain", rows=rows)
 
 
 def naive(model: Any, call: Call) -> Reply:
@@ -113,6 +113,7 @@ def model() -> Any:
 def test_a_batch_says_what_each_call_alone_would(make: Any, pass_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "PASS_TOKENS", pass_tokens)
     monkeypatch.setattr(transformers_engine, "PASS_TOKENS", 150)
+    monkeypatch.setattr(transformers_engine, "SPARE", 5)
     model, calls = make(5), some_calls(12)
     wanted = [naive(model, call) for call in calls]
     for size in (1, 5):
@@ -148,7 +149,7 @@ def test_an_option_that_shares_a_token_with_the_prompt_is_scored_with_it() -> No
     core.pre_tokenizer = Split(Regex(r" [bc]|[\s\S]"), "isolated")
     model = tiny.llama(1)
     ours = TransformersEngine(
-        loaded(model, tokenizer=PreTrainedTokenizerFast(tokenizer_object=core)), prompt_format="plain", batch=4
+        loaded(model, tokenizer=PreTrainedTokenizerFast(tokenizer_object=core)), prompt_format="plain", rows=4
     )
     calls = [Call(prompt="xx", options=("b", "c")), Call(prompt="xx ", options=("b", "c"))]
     wanted = tiny.fresh_logits(model, [0, 0])[0].log_softmax(-1)[[2, 3]].tolist()
@@ -188,12 +189,13 @@ ERRORS += [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memo
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_batch_halves_when_memory_runs_out(model: Any, error: Exception) -> None:
+def test_a_batch_halves_when_memory_runs_out(model: Any, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers_engine, "SPARE", 0)
     calls = [Call(prompt="a" * 20 + letter, max_new_tokens=5, stop=()) for letter in LETTERS[:16]]
     small = FakeSmallMemory(model, 5 * 26, error)
     ours = engine(small, 16)
     assert_same(ours.answer(calls), [naive(model, call) for call in calls])
-    assert ours.batch == 4 and small.refused == 2
+    assert ours.rows == 4 and small.refused == 2
     ours.answer(calls)
     assert small.refused == 2  # it remembers
     long = Call(prompt="a" * 200, max_new_tokens=5)
@@ -208,7 +210,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(model: Any) -> None:
 
 
 def test_a_chat_engine_wraps_the_prompt_in_the_template(model: Any) -> None:
-    chat = TransformersEngine(loaded(model), prompt_format="chat", batch=4)
+    chat = TransformersEngine(loaded(model), prompt_format="chat", rows=4)
     text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     turn, raw = Call(prompt="hello", max_new_tokens=6, stop=()), Call(prompt="hello", raw=True, stop=())
     scored = Call(prompt="hello", options=("yes", "no"))
@@ -219,7 +221,7 @@ def test_a_chat_engine_wraps_the_prompt_in_the_template(model: Any) -> None:
 
 def test_the_identity_says_what_decides_an_answer(model: Any) -> None:
     def keyed(prompt_format: str = "plain", **changes: Any) -> str:
-        made = TransformersEngine(loaded(model, **changes), prompt_format=prompt_format, batch=4)
+        made = TransformersEngine(loaded(model, **changes), prompt_format=prompt_format, rows=4)
         return Keys(made.identity)(Call(prompt="a"))
 
     other = tiny.tokenizer()
@@ -235,10 +237,10 @@ def test_models_that_cannot_be_run_are_refused(model: Any) -> None:
     words = tiny.tokenizer()
     words.chat_template = None
     with pytest.raises(UserError, match=r"no chat template; set task\.prompt_format=plain"):
-        TransformersEngine(loaded(model, tokenizer=words), prompt_format="chat", batch=4)
+        TransformersEngine(loaded(model, tokenizer=words), prompt_format="chat", rows=4)
     packed = ModelConfig(source="path", id="toy", quantization="4bit")
     with pytest.raises(UserError, match=r"models\.llm\.quantization=4bit needs a GPU"):
-        TransformersEngine(loaded(model, spec=packed), prompt_format="plain", batch=4)
+        TransformersEngine(loaded(model, spec=packed), prompt_format="plain", rows=4)
     odd = tiny.llama(0)
     odd.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UserError, match=r"linear_attention.*task\.engine=openai"):
@@ -300,7 +302,7 @@ def twins(n: int) -> list[TransformersEngine]:
 def test_two_replicas_say_what_one_does(model: Any) -> None:
     calls = some_calls(30)
     pool = ReplicaPool(twins(2))
-    assert pool.batch == 8 and pool.window == 1024 and pool.identity == engine(model).identity
+    assert pool.batch == 32 and pool.window == 1024 and pool.identity == engine(model).identity
     assert_same(pool.answer(calls), [naive(model, call) for call in calls])
     assert_same(pool.answer(calls[:1]), [naive(model, calls[0])])
     assert pool.answer([]) == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from suite.errors import UserError
 from suite.quality import AnswerMatch, TokenAgreement
-from suite.quality.answers import normalise, token_f1
+from suite.quality.squad import normalise, token_f1
 from suite.quality.tokens import position_share, prefix_share, rouge_l
 
 

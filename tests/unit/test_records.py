@@ -26,7 +26,7 @@ MARK = "a" * 64
 
 
 def row(name: str, status: str = "ok") -> dict[str, Any]:
-    return {"id": name, "status": status, "text": "naïve “text”"}
+    return {"id": name, "status": status, "error": None if status == "ok" else "it broke", "text": "naïve “text”"}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
