@@ -25,6 +25,10 @@ bench: $(READY)  ## against the peers, side by side in one run
 	$(BIN)/python -m bench.specdec
 	$(BIN)/python -m bench.batched
 	$(BIN)/python -m bench.replay
+	$(BIN)/python -m bench.argo_mdp
+	$(BIN)/python -m bench.argo_recall
+	$(BIN)/python -m bench.argo_engine
+	$(BIN)/python -m bench.argo_grid
 
 figures: $(READY)  ## the README's tables and picture, from the commands that make them
 	$(BIN)/python -m bench.readme

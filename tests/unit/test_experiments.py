@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
+import argo.schema
 import edgecloud.schema
 import suite.config
 from suite.config import CONF, RunConfig, typed
@@ -22,6 +23,11 @@ ROWS = {
     "specdec_phone": "A5",
     "specdec_three_way": "A6",
     "specdec_tuning": "A7",
+    "argo_strategies": "B1, B6",
+    "argo_graphs": "B2, B3, B4, B5",
+    "argo_fixed_k": "B7",
+    "argo_models": "B8, B9",
+    "argo_cpu": "B10",
 }
 
 
@@ -29,6 +35,7 @@ ROWS = {
 def hydra_conf():
     suite.config.register()
     edgecloud.schema.register()
+    argo.schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -55,11 +62,14 @@ def test_header_gives_command_cost_and_expectation(path: Path):
     command = "python launch.py -m " if "sweeper" in path.read_text() else "python launch.py "
     assert any(f"{command}experiment={path.stem}" in line for line in header)
     assert any("cost:" in line and "expect:" in line for line in header)
-    assert ROWS.get(path.stem, "") in header[1]
+    assert header[1].startswith(f"# {ROWS.get(path.stem, '')}")
+    assert not any("TODO" in line for line in header)
 
 
 def test_all_rows_of_the_reference_study_are_there():
     assert {path.stem for path in FILES} >= ROWS.keys() | {"smoke"}
+    rows = {row for told in ROWS.values() for row in told.split(", ")}
+    assert rows == {f"A{n}" for n in range(1, 8)} | {f"B{n}" for n in range(1, 11)}
 
 
 def test_three_way_runs_both_phone_methods_and_the_cloud_elsewhere():
@@ -67,6 +77,31 @@ def test_three_way_runs_both_phone_methods_and_the_cloud_elsewhere():
     assert axes["task.method"] == "cloud,edge,specdec"
     assert config.hardware.name == "iphone15_cpu" and config.hardware.limited
     assert config.task.cloud_hardware.name == "g100"
+
+
+def test_graphs_run_the_reference_studys_grid():
+    config, _ = composed("experiment=argo_graphs")
+    task, mdp = config.task, config.task.mdp
+    assert task.strategies == ["argo", "always_retrieve", "always_reason", "random", "fixed_k"]
+    assert (task.mode, task.fixed_k, task.max_new_tokens, task.replicate) == ("small", 3, 50, 0)
+    assert (mdp.delta_r, mdp.delta_p, mdp.p_s, mdp.c_p, mdp.mu, mdp.gamma) == (0.15, 0.08, 0.7, 0.1, 0.6, 1.0)
+    assert (config.dataset.difficulty, config.dataset.split, config.seed) == ("hard", "test", 42)
+
+
+def test_strategies_run_on_every_difficulty():
+    config, _ = composed("experiment=argo_strategies")
+    assert config.task.strategies == list(argo.schema.STRATEGIES)
+    assert config.dataset.difficulty == "mixed"
+
+
+def test_without_a_gpu_means_without():
+    config, _ = composed("experiment=argo_cpu")
+    assert config.hardware.device == "cpu"
+
+
+def test_the_smoke_test_runs_every_study():
+    _, axes = composed("experiment=smoke")
+    assert axes["task"] == "specdec,argo"
 
 
 def test_defaults_are_the_reference_studys():
