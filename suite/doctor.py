@@ -15,8 +15,10 @@ from typing import Literal
 import psutil
 import yaml
 
+from suite.errors import UserError
 from suite.hardware import nvml
 from suite.hardware.meters import Meter
+from suite.models.plan import CardMemory, GpuModeConfig, plan
 from suite.paths import cache_dir
 
 Level = Literal["ok", "warn", "fail"]
@@ -24,6 +26,10 @@ Level = Literal["ok", "warn", "fail"]
 PYTHON = (3, 11)
 DISK_WANTED_GB, DISK_NEEDED_GB = 10.0, 1.0
 MEMORY_WANTED_GB = 4.0
+QWEN_GB = {"1.5B": 3.1, "3B": 6.2, "7B": 15.2, "14B": 29.5, "32B": 65.5}
+"""Weights of Qwen2.5-Instruct by size, in 16 bit."""
+EXAMPLE_CARDS, EXAMPLE_GB = 8, 12.0
+"""The machine of hardware=rtx3060x8, shown where there is no GPU."""
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
 
 
@@ -62,6 +68,7 @@ def examine(root: Path) -> dict[str, Check]:
         "python": python,
         "torch": torch_installed,
         "gpu": gpu,
+        "placement": placement,
         "memory": memory,
         "disk": lambda: disk(root),
         "cache disk": lambda: disk(cache_dir()),
@@ -104,6 +111,28 @@ def gpu() -> Check:
         return ok(names)
     fix = "Install a CUDA build of torch that this driver supports, or run on the CPU with hardware.device=cpu."
     return warn(f"{names}, but torch cannot use it", fix)
+
+
+def placement() -> Check:
+    """Where gpu_mode=auto puts models of several sizes in 16 bit: on these cards, else on those of an example."""
+    driver = nvml.load()
+    found = nvml.cards(driver) if driver is not None else []
+    if driver is not None and found:
+        where, free_gb = "", [driver.nvmlDeviceGetMemoryInfo(card).free / 1e9 for card in found]
+    else:
+        where = f"with {EXAMPLE_CARDS} cards of {EXAMPLE_GB:g} GB: "
+        free_gb = [EXAMPLE_GB] * EXAMPLE_CARDS
+    cards = [CardMemory(index=index, free_gb=free) for index, free in enumerate(free_gb)]
+    return ok(where + "; ".join(f"{size} {_placed(gb, cards)}" for size, gb in QWEN_GB.items()))
+
+
+def _placed(model_gb: float, cards: list[CardMemory]) -> str:
+    try:
+        replicas = plan(model_gb, cards, GpuModeConfig(name="auto")).replicas
+    except UserError:
+        return "does not fit"
+    each = max(1, len(replicas[0].card_gb))
+    return f"{len(replicas)} x {each} card{'s' if each > 1 else ''}"
 
 
 def memory() -> Check:

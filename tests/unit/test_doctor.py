@@ -14,10 +14,18 @@ from suite.__main__ import main
 
 def test_every_check_answers_and_what_is_not_ok_has_a_fix(tmp_path: Path) -> None:
     checks = doctor.examine(tmp_path)
-    assert {"python", "torch", "gpu", "memory", "disk", "cache", "models", "wandb", "git", "energy"} <= set(checks)
+    names = {"python", "torch", "gpu", "placement", "memory", "disk", "cache", "models", "wandb", "git", "energy"}
+    assert names <= set(checks)
     for check in checks.values():
         assert check.found
         assert bool(check.fix) == (check.level != "ok")
+
+
+def test_placement_of_the_reference_models_on_eight_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.nvml, "load", lambda: None)
+    assert doctor.placement().found == (
+        "with 8 cards of 12 GB: 1.5B 8 x 1 card; 3B 8 x 1 card; 7B 4 x 2 cards; 14B 2 x 3 cards; 32B 1 x 7 cards"
+    )
 
 
 def test_disk_thresholds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
