@@ -130,7 +130,7 @@ class Frontier:
             handed=handed,
             passages=parent.passages + handed,
             seen=parent.seen + handed,
-            notes=(*parent.notes, Note(query=parent.query.text, answer=reply.text)),
+            notes=(*parent.notes, Note(query=parent.query.text, answer=reply.text, read=bool(handed))),
             spent=parent.spent.plus(parent.query).plus(reply, dropped),
         )
 

@@ -54,10 +54,11 @@ _NUMBER = re.compile(r"(?<![\d.])([1-9])(?![\d])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A sub-question and what was found."""
+    """A sub-question, what was found, and whether that was read off passages."""
 
     query: str
     answer: str
+    read: bool
 
 
 def decompose(question: Question, notes: Sequence[Note], max_new_tokens: int, *, raw: bool) -> Call:
@@ -76,8 +77,12 @@ def reason(query: str, passages: Sequence[Passage], max_new_tokens: int) -> Call
 def synthesize(
     question: Question, passages: Sequence[Passage], notes: Sequence[Note], *, likelihood: bool, max_new_tokens: int
 ) -> Call:
-    """The final answer: scored options, an option's number, or a short text."""
-    told = "".join(f"{note.query}: {note.answer}\n" for note in notes[-RECENT:])
+    """The final answer: scored options, an option's number, or a short text.
+
+    Passages speak for themselves: of what was read off them nothing is repeated (better on the held-out questions).
+    """
+    thought = [note for note in notes if not note.read]
+    told = "".join(f"{note.query}: {note.answer}\n" for note in thought[-RECENT:])
     head = shown(passages) + (f"{told}\n" if told else "") + f"Question: {question.question}\n"
     if question.options and likelihood:
         return Call(prompt=f"{head}Answer:", options=question.options)

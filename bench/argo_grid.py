@@ -191,8 +191,8 @@ class Arms:
             return time.perf_counter() - start, grower, answers
 
 
-def bench_naive(number: int, seconds: float) -> None:
-    """The `small` grid both ways, the naive one sampled for so many seconds."""
+def bench_naive(number: int, seconds: float, least: int) -> None:
+    """The `small` grid both ways, the naive one sampled for so many seconds, and so many cells before and after."""
     config = composed()
     data = read_questions(config.dataset, number)
     with tempfile.TemporaryDirectory() as folder:
@@ -210,9 +210,9 @@ def bench_naive(number: int, seconds: float) -> None:
                 taken_s, calls, answers[question.id, cell] = arms.naive(question, cell)
                 sampled.append((taken_s, calls))
 
-        sample(seconds / 2, 2)
+        sample(seconds / 2, least)
         tree_s, grower, found = arms.tree()
-        sample(seconds, 4)
+        sample(seconds, 2 * least)
     each = ratio_ci([taken for taken, _ in sampled], [float(calls) for _, calls in sampled], seed=SEED)
     assert each.value is not None and each.ci95 is not None
     whole_s, low_s, high_s = (plan.naive * value for value in (each.value, *each.ci95))
@@ -253,7 +253,7 @@ def main() -> None:
     if args.part != "naive":
         bench_replay(50 if args.quick else 1000)
     if args.part != "replay":
-        bench_naive(*(2, 20.0) if args.quick else (10, 240.0))
+        bench_naive(*(2, 20.0, 1) if args.quick else (10, 240.0, 2))
 
 
 if __name__ == "__main__":

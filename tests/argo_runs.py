@@ -1,4 +1,4 @@
-"""ARGO through launch.py: a tiny chat model that reads bytes, questions with a corpus, a server, a look into the store."""
+"""ARGO through launch.py: a tiny chat model that reads bytes, questions with a corpus, a server, the stored answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.runs import read_record, read_rows
+from tests.runs import read_record, read_rows, start
 
 STORE = Path("outputs") / ".calls" / "calls.sqlite"
 PLACES = ("alpha", "bravo", "carol", "delta", "ember", "fjord", "gamma", "haven")
@@ -111,6 +111,17 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     """A row a line; a text as it is, so that a line can be broken."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`python launch.py ARGUMENTS` typed in `folder`, still running; killed at the end, as by kill -9."""
+    running = start(folder, *arguments)
+    try:
+        yield running
+    finally:
+        running.kill()  # also one that was stopped
+        running.wait()
 
 
 def answers(store: Path) -> dict[str, str]:

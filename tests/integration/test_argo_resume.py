@@ -22,10 +22,11 @@ from tests.argo_runs import (
     free_port,
     made,
     make_toy,
+    started,
     transformers_serve,
     unlike_times,
 )
-from tests.runs import MEASURED, Here, read_record, read_rows, records, start, wait_for
+from tests.runs import MEASURED, Here, read_record, read_rows, records, wait_for
 
 GRAPHS = ["task=argo_graphs", "task.cost_ratios=[1,2,5,10]"]
 SERVES = importlib.util.find_spec("fastapi") is not None and importlib.util.find_spec("uvicorn") is not None
@@ -76,10 +77,8 @@ def test_a_kill_costs_one_batch_at_most(
     unbroken = here.job(*arguments)
     whole = answers(here.folder / STORE)
 
-    running = start(tmp_path, *arguments)
-    wait_for(lambda: len(answers(tmp_path / STORE)) >= share * len(whole), running)
-    running.kill()
-    running.wait()
+    with started(tmp_path, *arguments) as running:
+        wait_for(lambda: len(answers(tmp_path / STORE)) >= share * len(whole), running)
     kept = answers(tmp_path / STORE)
     assert share * len(whole) <= len(kept) < len(whole)
     assert records(tmp_path) == []
@@ -103,10 +102,9 @@ def test_it_is_looked_at_while_it_runs_and_goes_on_at_the_next_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    running = start(tmp_path, *many)
-    wait_for(lambda: written(tmp_path) >= 100, running)
-    running.send_signal(signal.SIGSTOP)  # in the second hundred
-    try:
+    with started(tmp_path, *many) as running:
+        wait_for(lambda: written(tmp_path) >= 100, running)
+        running.send_signal(signal.SIGSTOP)  # in the second hundred
         done = written(tmp_path)
         assert 100 <= done < 200
         assert main(["--root", str(tmp_path), "table"]) == 0
@@ -114,9 +112,6 @@ def test_it_is_looked_at_while_it_runs_and_goes_on_at_the_next_question(
         assert f"samples so far: {done}" in shown and "correct" in shown
         assert main(["--root", str(tmp_path), "ls"]) == 0
         assert "running or" in capsys.readouterr().out
-    finally:
-        running.kill()
-        running.wait()
     said = (tmp_path / "err.txt").read_text() + (tmp_path / "out.txt").read_text()
     assert re.search(r"200 questions: \d+ model calls, in place of \d+ cell by cell", said)
     assert "\r" not in said and "Traceback" not in said
@@ -147,16 +142,14 @@ def test_of_two_launches_on_one_store_the_second_waits_and_asks_nothing(toy: Toy
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
-    first = start(folders[0], *arguments)
-    wait_for(lambda: len(answers(store)) >= 4, first)
-    first.send_signal(signal.SIGSTOP)  # it holds the store for as long as the second takes to come
-    second = start(folders[1], *arguments)
-    try:
-        waits = f"Waiting for the launch with process id {first.pid}, which is filling"
-        wait_for(lambda: waits in (folders[1] / "out.txt").read_text(), second)
-    finally:
-        first.send_signal(signal.SIGCONT)
-    assert [first.wait(), second.wait()] == [0, 0]
+    with started(folders[0], *arguments) as first:
+        wait_for(lambda: len(answers(store)) >= 4, first)
+        first.send_signal(signal.SIGSTOP)  # it holds the store for as long as the second takes to come
+        with started(folders[1], *arguments) as second:
+            waits = f"Waiting for the launch with process id {first.pid}, which is filling"
+            wait_for(lambda: waits in (folders[1] / "out.txt").read_text(), second)
+            first.send_signal(signal.SIGCONT)
+            assert [first.wait(), second.wait()] == [0, 0]
     jobs = [records(folder)[0] for folder in folders]
     assert [made(job) for job in jobs] == [len(answers(store)), 0]
     assert unlike_times(jobs[0]) == unlike_times(jobs[1])
@@ -165,15 +158,11 @@ def test_of_two_launches_on_one_store_the_second_waits_and_asks_nothing(toy: Toy
 
 def test_the_same_job_is_not_run_twice_at_once(here: Here, toy: Toy, tmp_path: Path) -> None:
     arguments = [*GRAPHS, *toy.arguments, "task.batch_size=4"]
-    running = start(tmp_path, *arguments)
-    wait_for(lambda: len(answers(tmp_path / STORE)) >= 4, running)
-    running.send_signal(signal.SIGSTOP)
-    try:
+    with started(tmp_path, *arguments) as running:
+        wait_for(lambda: len(answers(tmp_path / STORE)) >= 4, running)
+        running.send_signal(signal.SIGSTOP)
         answer = here(*arguments)
         assert answer.code == 1 and "This very job is running already, in " in answer.out
-    finally:
-        running.kill()
-        running.wait()
 
 
 # --- a server -----------------------------------------------------------------------------------------------------

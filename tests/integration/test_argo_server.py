@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast
 
 from argo.calls import Call, Failure, Reply
 from argo.openai_engine import OpenAIEngine
@@ -28,65 +17,27 @@ from suite.errors import UserError
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import load
 from suite.models.plan import Placement
-from suite.models.quiet import quiet
 from suite.models.spec import ModelConfig
-from tests import tiny
+from tests.argo_runs import free_port, save_chat_model, transformers_serve
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None,
     reason="needs transformers[serving]",
 )
-START_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a chat template, as a hub would hold it; every byte is a token."""
-    path = tmp_path_factory.mktemp("served") / "toy"
-    letters = ["<|im_end|>", *sorted(ByteLevel.alphabet())]
-    core = Tokenizer(BPE({letter: i for i, letter in enumerate(letters)}, []))
-    core.pre_tokenizer, core.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    model = tiny.llama(3, vocab_size=len(letters))
-    with quiet():
-        model.save_pretrained(path)
-        PreTrainedTokenizerFast(tokenizer_object=core, eos_token=letters[0], chat_template=tiny.CHAT).save_pretrained(
-            path
-        )
-    return path
+    """A checkpoint with a chat template."""
+    return save_chat_model(tmp_path_factory.mktemp("served") / "toy")
 
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     """The address of a server of that checkpoint."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["serve", str(folder), "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    log = folder.parent / "server.log"
-    with log.open("w") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *command],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not _healthy(port):
-            assert child.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    port = free_port()
+    with transformers_serve(folder, port, folder.parent / "server.log"):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def engine(url: str, **changes: Any) -> OpenAIEngine:

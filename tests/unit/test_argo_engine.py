@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from argo import headers, transformers_engine
 from argo.calls import Call, Failure, Keys, Reply
 from argo.headers import common, shared_lengths
-from argo.pool import ReplicaPool
+from argo.pool import ReplicaPool, Round
+from argo.tokens import Row, Wording
 from argo.transformers_engine import TransformersEngine
 from suite.errors import UserError
 from suite.models.loading import Loaded
@@ -219,6 +221,23 @@ def test_a_chat_engine_wraps_the_prompt_in_the_template(model: Any) -> None:
     assert chat.identity != engine(model).identity
 
 
+def test_a_turn_begins_once(model: Any) -> None:
+    """A tokenizer marks the beginning of plain text; a template has done so already."""
+    words = tiny.tokenizer()
+    mark = ("<|im_start|>", tiny.IDS["im_start"])
+    words.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[mark])
+    wording = Wording(words, chat=True, ends=None, limit=1000)
+    turn, raw = wording.row(0, Call(prompt="hello")), wording.row(1, Call(prompt="hello", raw=True))
+    assert isinstance(turn, Row) and isinstance(raw, Row)
+    assert (turn.tokens.count(mark[1]), raw.tokens.count(mark[1])) == (2, 1)  # the user's and the assistant's
+
+
+def test_an_empty_option_leaves_a_token_to_be_scored(model: Any) -> None:
+    (reply,) = engine(model).answer([Call(prompt="the end ", options=("", "of"))])
+    assert isinstance(reply, Reply) and reply.scores is not None and reply.text == ""
+    assert reply.scores[0] > reply.scores[1] > -1000  # what both begin with is in both
+
+
 def test_the_identity_says_what_decides_an_answer(model: Any) -> None:
     def keyed(prompt_format: str = "plain", **changes: Any) -> str:
         made = TransformersEngine(loaded(model, **changes), prompt_format=prompt_format, rows=4)
@@ -327,6 +346,26 @@ def test_a_batch_that_no_replica_can_do_fails_alone(model: Any) -> None:
     assert all("failed on 2 of its replicas: an illegal memory" in replies[i].error for i in failed)  # type: ignore[union-attr]
     rest = [i for i in range(20) if i not in failed]
     assert_same([replies[i] for i in rest], [naive(model, calls[i]) for i in rest])
+
+
+class FakeMoody(FakeDying):
+    """An engine that raises at every other batch, beginning with the first."""
+
+    def answer(self, calls: Sequence[Call]) -> list[Reply | Failure]:
+        self.good = self.asked + self.asked % 2
+        return super().answer(calls)
+
+
+def test_failures_apart_kill_no_replica_and_are_not_its_own_to_repeat(model: Any) -> None:
+    one, two = twins(2)
+    moody, calls = FakeMoody(one), [Call(prompt="a" * n, max_new_tokens=3, stop=()) for n in range(1, 33)]
+    pool = ReplicaPool([moody, two])
+    pool.batch = 8  # eight batches of four
+    round_ = Round(pool, calls)
+    round_.work(0)
+    assert moody.asked == 8 and len(round_.outcomes) == 16 and pool.alive() == {0, 1}
+    round_.work(1)
+    assert_same([round_.outcomes[i] for i in range(32)], [naive(model, call) for call in calls])
 
 
 def test_no_replica_left_is_an_error() -> None:

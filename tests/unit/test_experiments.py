@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_three_way_runs_both_phone_methods_and_the_cloud_elsewhere():
     assert axes["task.method"] == "cloud,edge,specdec"
     assert config.hardware.name == "iphone15_cpu" and config.hardware.limited
     assert config.task.cloud_hardware.name == "g100"
+
+
+def commands(page: str) -> list[str]:
+    """What a documentation page tells to type after `launch.py`; a sweep's axes at their first values."""
+    text = (CONF.parent / "docs" / page).read_text().replace("\\\n", " ")
+    return re.findall(r"^    (?:nohup )?python launch.py (?:-m )?(.*?)(?: > .*)?$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", commands("argo.md"))
+def test_commands_of_the_documentation_are_legal(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    for name in ("mine.jsonl", "2wiki.jsonl"):
+        (tmp_path / name).touch()
+    composed(*(re.sub(r"(=[^,[]*),.*", r"\1", typed) for typed in command.split()))
 
 
 def test_graphs_run_the_reference_studys_grid():

@@ -1,0 +1,245 @@
+"""zoo/molmoe_tiny: data by seed, dense = sparse experts, blocks really left out, packing changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from zoo.molmoe_tiny import batches, corpus, crops, knobs, measure, model, train
+from zoo.molmoe_tiny.drawing import SIDE
+from zoo.molmoe_tiny.questions import SETS
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return model.tokenizer()
+
+
+@pytest.fixture
+def made(tok):
+    torch.manual_seed(0)
+    return model.new(tok).eval()
+
+
+@pytest.fixture
+def batch(tok):
+    samples = [corpus.sample("train", name, 3) for name in SETS]
+    return batches.Maker(tok, images=4, text=48).collate(samples)
+
+
+def sparse_logits(made, batch, tier="high"):
+    made.model.language_model.set_experts_implementation("eager")
+    with torch.inference_mode():
+        return train.answer(made, batch, train.see(made, batch)[:, batches.tokens_of(tier)])
+
+
+def test_a_sample_is_drawn_by_its_number_alone():
+    for name in SETS:
+        one, again = corpus.sample("test", name, 5), corpus.sample("test", name, 5)
+        assert np.array_equal(one.scene.image, again.scene.image) and one.questions == again.questions
+        assert one.scene.image.shape == (SIDE, SIDE, 3) and one.questions
+        assert not np.array_equal(one.scene.image, corpus.sample("test", name, 6).scene.image)
+
+
+def test_pixels_are_the_same_on_every_machine():
+    drawn = b"".join(corpus.sample("test", name, i).scene.image.tobytes() for name in SETS for i in range(8))
+    assert hashlib.sha256(drawn).hexdigest()[:16] == "b2bf0381dbe47060"
+
+
+def test_no_image_is_in_two_splits():
+    seen = {}
+    for split in corpus.SPLITS:
+        for name in SETS:
+            for i in range(60):
+                image = corpus.sample(split, name, i).scene.image.tobytes()
+                assert seen.setdefault(image, split) == split
+
+
+def test_answers_follow_from_the_scene():
+    for i in range(50):
+        chart = corpus.sample("train", "diagram", i)
+        tallest = max(chart.scene.things, key=lambda bar: bar.level).colour
+        for asked in chart.questions:
+            options = asked.text.split("? ")[1].split()
+            assert asked.answer in options[::2]
+            if "tallest?" in asked.text and " of " not in asked.text:
+                assert options[options.index(asked.answer) + 1] == tallest
+        for asked in corpus.sample("train", "shapes", i).questions:
+            if asked.text == "how many objects are there?":
+                assert asked.answer == str(len(corpus.sample("train", "shapes", i).scene.things))
+
+
+def test_stored_images_are_those_drawn(tmp_path):
+    corpus.write(tmp_path / "a", "test", 2)
+    corpus.write(tmp_path / "b", "test", 2)
+    lines, images = corpus.read(tmp_path / "a", "test")
+    assert len(lines) == 2 * len(SETS) and {line["dataset"] for line in lines} == set(SETS)
+    for line, image in zip(lines, images, strict=True):
+        assert np.array_equal(image, corpus.sample("test", line["dataset"], int(line["id"][-6:])).scene.image)
+    for file in ("test.zip", "test.jsonl"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_crops_of_a_tier():
+    image = corpus.sample("train", "text", 1).scene.image
+    for tier, grids in crops.TIERS.items():
+        cut = crops.crops(image[None], grids)[0]
+        assert cut.shape == (crops.count(tier), crops.CHANNELS, 64, 64) and np.abs(cut).max() <= 1.01
+    middle = crops.crops(image[None], (3,))[0][4, :3, ::2, ::2].transpose(1, 2, 0)
+    assert np.allclose((middle + 1) * 127.5, image[32:64, 32:64], atol=1e-3)
+
+
+def test_labels_lie_where_the_things_are():
+    sample = corpus.sample("train", "shapes", 4)
+    told = corpus.labels(sample.scene, 6)
+    assert told[..., 0].sum() == len(sample.scene.things)
+    for thing in sample.scene.things:
+        left, top, right, bottom = thing.box
+        row, column = (top + bottom) // 32, (left + right) // 32
+        assert told[row, column, 1] == 1 + corpus.KINDS.index(thing.kind)
+
+
+def test_the_tokenizer_gives_back_what_it_read(tok):
+    for name in SETS:
+        for asked in corpus.sample("test", name, 9).questions:
+            ids = model.asked(tok, asked.text)
+            assert tok.decode(ids[:-1]) == f" {asked.text}"
+            assert tok.decode(model.answered(tok, asked.answer), skip_special_tokens=True) == f" {asked.answer}"
+    assert tok.decode(tok("Où est-il? 日本 42")["input_ids"]) == "Où est-il? 日本 42"
+
+
+def test_it_is_small_enough_to_ship(made):
+    assert made.num_parameters() * 2 < 16e6
+    assert len(made.model.language_model.layers) == 16
+
+
+@pytest.mark.parametrize("top_k", knobs.TOP_KS)
+def test_dense_experts_equal_sparse_ones(made, top_k):
+    experts, gate = made.model.language_model.layers[3].mlp.experts, made.model.language_model.layers[3].mlp.gate
+    hidden = torch.randn(50, model.WIDTH)
+    gate.top_k = top_k
+    with torch.inference_mode():
+        _, weights, index = gate(hidden)
+        made.model.language_model.set_experts_implementation("eager")
+        sparse = experts(hidden, index, weights)
+        dense = knobs.dense_masked(experts, hidden, index, weights)
+    assert (sparse - dense).abs().max() < 1e-5 * sparse.abs().max().clamp(min=1)
+
+
+def test_a_dropped_block_is_a_model_without_it(made, tok, batch):
+    out = 5
+    config = made.config.__class__.from_dict(made.config.to_dict())
+    config.text_config.num_hidden_layers = model.BLOCKS - 1
+    without = LlavaForConditionalGeneration(config).eval()
+    state = {}
+    for name, value in made.state_dict().items():
+        parts = name.split(".")
+        if "language_model" in name and "layers" in parts:
+            at = parts.index("layers") + 1
+            if int(parts[at]) == out:
+                continue
+            parts[at] = str(int(parts[at]) - (int(parts[at]) > out))
+        state[".".join(parts)] = value
+    without.load_state_dict(state)
+    whole = sparse_logits(made, batch)
+    with knobs.knobs(made, kept=[i for i in range(model.BLOCKS) if i != out]):
+        dropped = sparse_logits(made, batch)
+    assert torch.equal(dropped, sparse_logits(without, batch))
+    assert torch.equal(whole, sparse_logits(made, batch)) and not torch.allclose(whole, dropped, atol=1e-3)
+
+
+@pytest.mark.parametrize("tier", crops.TIERS)
+def test_a_packed_row_is_its_questions_asked_one_by_one(made, tok, tier):
+    sample = corpus.sample("train", "shapes", 3)
+    packed = batches.Maker(tok, images=1, text=60).collate([sample])
+    together = sparse_logits(made, packed, tier)
+    alone = []
+    pixels = torch.from_numpy(crops.crops(sample.scene.image[None], crops.TIERS[tier])[0])
+    for asked in sample.questions[: int(packed.segment.max())]:
+        start, end = model.asked(tok, asked.text), model.answered(tok, asked.answer)
+        ids = [tok.convert_tokens_to_ids(model.IMAGE)] * (len(pixels) * crops.TOKENS) + start + end
+        with torch.inference_mode():
+            logits = made(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0]
+        alone.append(logits[-len(end) - 1 : -1])
+    assert torch.allclose(together, torch.cat(alone), atol=2e-4)
+
+
+def test_cached_answers_equal_those_of_generate(made, tok):
+    made.model.language_model.set_experts_implementation("eager")
+    sample = corpus.sample("test", "text", 2)
+    question = sample.questions[0].text
+    with torch.inference_mode():
+        for kept, k in ((None, 8), (range(0, 16, 2), 4)):
+            with knobs.knobs(made, top_k=k, kept=kept):
+                ours = list(measure.answers(made, tok, sample.scene.image, question, "medium", most=4, stop=False))
+            pixels = torch.from_numpy(crops.crops(sample.scene.image[None], crops.TIERS["medium"])[0])
+            ids = [tok.convert_tokens_to_ids(model.IMAGE)] * (len(pixels) * crops.TOKENS) + model.asked(tok, question)
+            for token in ours:
+                with knobs.knobs(made, top_k=k, kept=kept):
+                    logits = made(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits
+                assert int(logits[0, -1].argmax()) == token
+                ids.append(token)
+
+
+def test_the_eyes_learn_and_a_killed_run_goes_on_the_same(made, tok, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_EVERY", 6)
+    schedule = train.Schedule(eyes=6, whole=6, images=4, eye_images=4, text=24)
+    curve = train.train(made, tok, schedule, tmp_path / "a.pt")
+    assert [entry["step"] for entry in curve] == [6, 12] and "small_loss" in curve[1]
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+
+    torch.manual_seed(0)
+    other = model.new(tok)
+    real = train.learn
+    monkeypatch.setattr(train, "learn", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train.train(other, tok, schedule, tmp_path / "b.pt")
+    monkeypatch.setattr(train, "learn", real)
+    torch.manual_seed(1)
+    again = train.train(model.new(tok), tok, schedule, tmp_path / "b.pt")
+    assert again == curve
+    resumed = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert all(torch.equal(saved["model"][name], resumed["model"][name]) for name in saved["model"])
+
+
+def test_the_vision_tokens_loss_falls(made, tok, batch):
+    eyes = train.Eyes(model.WIDTH)
+    made.train()
+    optimizer = torch.optim.AdamW([*made.parameters(), *eyes.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(train.look(made, eyes, batch)["eyes_loss"])
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_small_paths_drop_late_blocks_and_at_most_a_quarter():
+    rng = np.random.default_rng(0)
+    gone = np.zeros(16)
+    for _ in range(400):
+        kept = train.small_path(rng, 16).kept
+        assert len(kept) >= 12
+        gone[[i for i in range(16) if i not in kept]] += 1
+    assert gone.max() / 400 <= 0.3 and gone[8:].sum() > 2 * gone[:8].sum()
+
+
+def test_blocks_are_kept_by_importance():
+    assert measure.kept([0.1, 0.4, 0.4, 0.0], 2) == [1, 2]
+    assert measure.kept([0.1, 0.1, 0.1, 0.1], 3) == [0, 1, 2]
+
+
+def test_a_measurement_of_an_untrained_model_is_whole(made, tok):
+    judge = measure.Judge(made, tok, "test", 2)
+    scores = [0.0] * 16
+    found = measure.marginals(judge, scores)
+    assert {knob: list(rows["settings"]) for knob, rows in found.items()}["tier"] == ["low", "medium", "high"]
+    assert found["blocks"]["settings"]["8"]["all"]["n"] == 2 * len(SETS)
+    times = measure.latency(made, tok, scores, samples=1, rounds=1)
+    assert times["all"]["cheapest"]["ms"] < times["all"]["dearest"]["ms"]
+    json.dumps([found, times])
