@@ -16,6 +16,7 @@ from argo.curves import (
     among_others,
     points,
     shared,
+    strategies,
 )
 from suite.report.words import MISSING, metric_text, number, with_interval
 from suite.result import Metric
@@ -79,7 +80,7 @@ def summarise(grid: Grid, facts: Mapping[str, Any], *, seed: int) -> Summary:
     told = f"{verdict(grid, versus, seed=seed)}{_doubt(pairs)}"
     tables = [
         _walked(found, f"{told}\nWhat each strategy does: {over}"),
-        _fixed_k(found, versus),
+        _fixed_k(found, versus) | {"report_only": len(strategies(grid)) > 2},
         _paired(found, versus),
         *({**table, "report_only": True} for table in (_among(pairs), _costs(found, versus), _spent(found))),
     ]
@@ -87,7 +88,7 @@ def summarise(grid: Grid, facts: Mapping[str, Any], *, seed: int) -> Summary:
     return Summary(
         points=found,
         metrics=metrics,
-        headline=tuple(name for name in metrics if name.endswith("_accuracy")),
+        headline=tuple(accuracy_of(point.cell) for _, point in _policies(found)),
         tables=[table for table in tables if table["rows"]],
         verdict=told,
     )

@@ -211,7 +211,7 @@ def test_passages_are_handed_on_once() -> None:
     trees = grown(study, questions(3), frontier(task, FakeEngine()))
     for tree in trees.values():
         names = tree.nodes["R" * 7].passages
-        assert len(names) == len(set(names)) == 21
+        assert len(names) == len(set(names)) == 7
 
 
 def test_cost_and_strategy_enter_no_prompt() -> None:
