@@ -53,7 +53,8 @@ def calls_of_a_study() -> dict[str, list[Call]]:
     for i in range(MOST):
         question = data.questions[i % len(data.questions)]
         shown = [passages[name] for name in question.supporting] + others[2 * i : 2 * i + 6]
-        notes = [Note(query=passage.title, answer=passage.text.split(". ")[0], read=False) for passage in shown[: i % 3]]
+        told = [(passage.title, passage.text.split(". ")[0]) for passage in shown[: i % 3]]
+        notes = [Note(query=query, answer=answer, read=False) for query, answer in told]
         found["decompose"].append(prompts.decompose(question, notes, 50, raw=True))
         found["answer"].append(prompts.reason(question.question, shown[:3], 50))
         found["score"].append(prompts.synthesize(question, shown[:6], notes, likelihood=True, max_new_tokens=50))

@@ -1,6 +1,6 @@
 """Write the README's figures anew, each from the command that makes it.
 
-    make figures        about 15 minutes on 2 idle cores; jobs that are finished already cost nothing
+    make figures        about 20 minutes on 2 idle cores; jobs that are finished already cost nothing
 
 A block of the README between `<!-- NAME -->` and `<!-- /NAME -->` becomes the output of its command.
 """
@@ -20,8 +20,13 @@ PREPARE = (
     "launch.py -m experiment=specdec_tuning",
     f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
     "launch.py experiment=specdec_what_if hydra.run.dir=outputs/readme_what_if",
+    "launch.py experiment=argo_graphs task.mode=medium dataset.difficulty=mixed hydra.run.dir=outputs/readme_argo",
     "launch.py -m experiment=specdec_three_way",
 )
+PICTURES = {
+    "readme_what_if/plots/what_if.svg": "specdec_what_if.svg",
+    "readme_argo/plots/graph_1a.svg": "argo_graph_1a.svg",
+}
 BLOCKS = {"run": "-m suite table", "bench": "-m bench.specdec"}
 
 
@@ -50,7 +55,8 @@ def main() -> None:
     (ROOT / PICTURE).parent.mkdir(exist_ok=True)
     for arguments in PREPARE:
         python(arguments)
-    shutil.copy(ROOT / "outputs" / "readme_what_if" / "plots" / "what_if.svg", ROOT / "docs" / "specdec_what_if.svg")
+    for made, picture in PICTURES.items():
+        shutil.copy(ROOT / "outputs" / made, ROOT / "docs" / picture)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, arguments in BLOCKS.items():

@@ -127,7 +127,7 @@ def _own(folder: Path, mark: str) -> None:
 
 
 def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
-    """Copy an earlier run's samples, and its record, plots and pages if all is done; a moved or deleted folder is no run."""
+    """Copy an earlier run's samples, and its record, plots and pages if all is done; a deleted folder is no run."""
     if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
         return None
     record = read_record(earlier)
