@@ -183,7 +183,7 @@ class _Table:
         """Steepness of the saturating reward."""
         assert self.step is not None
         gain, p_s = self._retrieval(index)
-        return gain / (max(p_s, 1 / self.succeeded.shape[1]) * self.step)
+        return float(gain / (max(p_s, 1 / self.succeeded.shape[1]) * self.step))
 
     def p_s(self, index: IndexArray) -> float:
         """Share of successes among the retrievals before U = 1."""

@@ -27,7 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from suite.config import explain, typed
 from suite.errors import ConfigError, UserError
 
-ANALYSES = {"specdec": "edgecloud.analysis:analyse", "argo": "argo.analysis:analyse"}  # task -> what looks at a whole sweep of it, given its folder
+# task -> what looks at a whole sweep of it, given its folder
+ANALYSES = {"specdec": "edgecloud.analysis:analyse", "argo": "argo.analysis:analyse"}
 
 
 class CheckedSweeper(BasicSweeper):
