@@ -1,6 +1,6 @@
 """ARGO's grid: planning and replaying a large one from the store, and the naive loop against the tree on a real model.
 
-    python -m bench.argo_grid                    both, about LEAD-FIGURE minutes on 2 idle cores
+    python -m bench.argo_grid                    both, about 7 minutes on 2 idle cores
     python -m bench.argo_grid --part replay      1000 questions x 5 strategies x 10 cost points, no model: seconds
     python -m bench.argo_grid --part naive       the `small` grid on the embedded model
     python -m bench.argo_grid --quick            a first impression: 50 questions, and 2 of the `small` grid
