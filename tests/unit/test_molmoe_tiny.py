@@ -15,6 +15,9 @@ from zoo.molmoe_tiny.drawing import SIDE
 from zoo.molmoe_tiny.questions import SETS
 
 
+pytestmark = pytest.mark.slow  # two minutes of training in miniature
+
+
 @pytest.fixture(scope="module")
 def tok():
     return model.tokenizer()

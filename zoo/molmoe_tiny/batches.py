@@ -1,0 +1,115 @@
+"""Batches for training: every image once, followed by several questions that do not see each other.
+
+A row is [vision tokens][question answer][question answer]...; each pair attends to the image and to itself, and its
+positions go on where the image ends. So a row's numbers are those of its questions asked one by one, at a fraction of
+the work: most tokens are the image's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suite.rng import generator
+from zoo.molmoe_tiny import corpus, crops, model
+from zoo.molmoe_tiny.corpus import SEED, Sample
+from zoo.molmoe_tiny.questions import SETS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Images and questions as tensors."""
+
+    pixels: Tensor
+    """(images x 14, 5, 64, 64): the crops of all three grids."""
+    labels: Tensor
+    """(images, 56, n): what each vision token shows."""
+    ids: Tensor
+    """(images, text): questions and answers, padded."""
+    segment: Tensor
+    """(images, text): number of the question from 1; 0 is padding."""
+    place: Tensor
+    """(images, text): position within the question."""
+    scored: Tensor
+    """(images, text): whether the next token is part of an answer."""
+
+
+ALL_CROPS = sum(grid * grid for grid in crops.GRIDS)
+
+
+def tokens_of(tier: str) -> Tensor:
+    """Which of the 56 vision tokens of all grids a tier has."""
+    of_grid = np.repeat(crops.GRIDS, [grid * grid * crops.TOKENS for grid in crops.GRIDS])
+    return torch.from_numpy(np.flatnonzero(np.isin(of_grid, crops.TIERS[tier])))
+
+
+class Maker:
+    """Draws samples and turns them into batches; a question is tokenised once."""
+
+    def __init__(self, tok: Any, *, images: int, text: int) -> None:
+        self.images, self.text = images, text
+        self.pad = tok.pad_token_id
+        self.asked = lru_cache(100_000)(lambda text: model.asked(tok, text))
+        self.answered = lru_cache(10_000)(lambda text: model.answered(tok, text))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step: as many images of each data set, none of them in another batch of this size."""
+        share = self.images // len(SETS)
+        samples = [corpus.sample("train", name, step * share + number) for name in SETS for number in range(share)]
+        order = generator(SEED, "order", step).permutation(len(samples))
+        return self.collate([samples[i] for i in order])
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Samples as tensors, of each the questions that fit into `text` tokens, at least one."""
+        labels, rows = [], []
+        for one in samples:
+            by_grid = {grid: corpus.labels(one.scene, 2 * grid) for grid in crops.GRIDS}
+            labels.append(crops.token_labels(by_grid, crops.GRIDS))
+            rows.append(self._row(one))
+        longest = max(len(row[0]) for row in rows)
+        text = np.zeros((4, len(rows), longest), dtype=np.int64)
+        text[0] = self.pad
+        for i, row in enumerate(rows):
+            text[:, i, : len(row[0])] = row
+        ids, segment, place, scored = torch.from_numpy(text)
+        pixels = crops.crops(np.stack([one.scene.image for one in samples]), crops.GRIDS)
+        return Batch(
+            pixels=torch.from_numpy(pixels).flatten(0, 1), labels=torch.from_numpy(np.stack(labels)),
+            ids=ids, segment=segment, place=place, scored=scored.bool(),
+        )  # fmt: skip
+
+    def _row(self, one: Sample) -> tuple[list[int], list[int], list[int], list[int]]:
+        ids: list[int] = []
+        segment: list[int] = []
+        place: list[int] = []
+        scored: list[int] = []
+        for number, question in enumerate(one.questions, start=1):
+            start, end = self.asked(question.text), self.answered(question.answer)
+            length = len(start) + len(end)
+            if ids and len(ids) + length > self.text:
+                break
+            ids += [*start, *end]
+            segment += [number] * length
+            place += range(length)
+            scored += [0] * (len(start) - 1) + [1] * len(end) + [0]
+        return ids, segment, place, scored
+
+
+def mask(segment: Tensor, vision: int) -> Tensor:
+    """Who attends to whom in rows of `vision` vision tokens and then text, (images, 1, length, length) bool."""
+    rows, text = segment.shape
+    whole = torch.cat([segment.new_zeros(rows, vision), segment], dim=1)
+    image = torch.arange(vision + text) < vision
+    seen = image[None, None, :] | (whole[:, :, None] == whole[:, None, :])
+    return (seen & torch.ones(vision + text, vision + text, dtype=torch.bool).tril())[:, None]
+
+
+def positions(batch: Batch, vision: int) -> Tensor:
+    """Positions (images, vision + text), each question's after the image."""
+    image = torch.arange(vision).expand(len(batch.place), vision)
+    return torch.cat([image, batch.place + vision], dim=1)

@@ -1,0 +1,59 @@
+"""An image at a tier: the crops that the vision tower sees, and how many tokens they become.
+
+A crop is 32 pixels of the image at a third of its size (one crop: all of it), at two thirds (2x2) or whole (3x3),
+shown twice as large, with two more channels: where in the image each of its pixels lies. So every vision token knows
+its place, which no position in the decoder's sequence would tell it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+CROP = 32
+ENLARGED = 2
+CHANNELS = 5
+TIERS = {"low": (1,), "medium": (1, 2), "high": (1, 3)}
+"""Name of a tier -> its grids of crops."""
+GRIDS = (1, 2, 3)
+TOKENS = 4
+"""Vision tokens a crop, in reading order."""
+
+Images = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
+
+
+def count(tier: str) -> int:
+    """Crops of a tier: 1, 5 or 10."""
+    return sum(grid * grid for grid in TIERS[tier])
+
+
+def crops(images: Images, grids: tuple[int, ...]) -> Pixels:
+    """Crops of images (n, 96, 96, 3) at these grids, (n, crops, 5, 64, 64): colours and coordinates within -1 and 1."""
+    return np.concatenate([_cut(images, grid) for grid in grids], axis=1)
+
+
+def _cut(images: Images, grid: int) -> Pixels:
+    """The grid x grid crops in reading order."""
+    n, side = len(images), CROP * grid
+    # exact at every grid: enlarge by whole pixels, then average blocks of 3x3
+    large = images.repeat(grid, axis=1).repeat(grid, axis=2) if 1 < grid < 3 else images
+    if grid < 3:
+        large = large.reshape(n, side, 3, side, 3, 3).sum(axis=(2, 4), dtype=np.float32) / 9
+    ramp = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
+    pixels = np.empty((n, side, side, CHANNELS), dtype=np.float32)
+    pixels[..., :3] = large / np.float32(127.5) - 1
+    pixels[..., 3], pixels[..., 4] = ramp[None, :], ramp[:, None]
+    cut = pixels.reshape(n, grid, CROP, grid, CROP, CHANNELS).transpose(0, 1, 3, 5, 2, 4)
+    cut = cut.reshape(n, grid * grid, CHANNELS, CROP, CROP)
+    return cut.repeat(ENLARGED, axis=3).repeat(ENLARGED, axis=4)
+
+
+def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Labels of regions, (2 grid, 2 grid, n) for each grid, in the order of the tokens, (tokens, n)."""
+    told = []
+    for grid in grids:
+        regions = by_grid[grid]
+        cut = regions.reshape(grid, 2, grid, 2, -1).transpose(0, 2, 1, 3, 4)
+        told.append(cut.reshape(grid * grid * TOKENS, -1))
+    return np.concatenate(told)

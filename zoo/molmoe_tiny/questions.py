@@ -1,0 +1,149 @@
+"""What can be asked about a scene, with its answer: the four data sets.
+
+`shapes` counts and names; `text` reads; `commonsense` needs a fact that the image does not show; `diagram` is multiple
+choice with one, two or three hops from bar to bar. Answers are as even as a scene allows: a question that a glance at
+its words answers teaches nothing about the knobs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.molmoe_tiny.drawing import COLOURS, SHAPES
+from zoo.molmoe_tiny.scenes import COUNTRIES, FACTS, SIGNS, Scene, Thing, bars, flag, objects, signs
+
+LETTERS = "ABCD"
+ABOUT_COUNTRIES = ("capital", "continent", "language", "currency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question about an image."""
+
+    text: str
+    answer: str
+    hops: int = 1
+    """How many things must be found one after another."""
+
+
+def shapes(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Counting, colour, shape, yes and no."""
+    things = scene.things
+    colours, kinds = Counter(t.colour for t in things), Counter(t.kind for t in things)
+    asked = [Question(text="how many objects are there?", answer=str(len(things)))]
+    asked += [Question(text=f"how many {colour} objects are there?", answer=str(n)) for colour, n in colours.items()]
+    asked += [Question(text=f"how many {kind}s are there?".replace("ss ", "sses "), answer=str(n))
+              for kind, n in kinds.items()]  # fmt: skip
+    asked += [Question(text=f"what color is the {t.kind}?", answer=t.colour) for t in things if kinds[t.kind] == 1]
+    asked += [Question(text=f"what shape is the {t.colour} object?", answer=t.kind)
+              for t in things if colours[t.colour] == 1]  # fmt: skip
+    there = {(t.colour, t.kind) for t in things}
+    absent = [(c, k) for c in colours for k in kinds if (c, k) not in there] or [
+        (c, k) for c in COLOURS for k in SHAPES if (c, k) not in there
+    ]
+    for colour, kind in (_one(rng, sorted(there)), _one(rng, absent)):
+        answer = "yes" if (colour, kind) in there else "no"
+        asked.append(Question(text=f"is there a {colour} {kind}?", answer=answer, hops=2))
+    return asked
+
+
+def text(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Words and numbers, found by the colour of their sign, and the other way round."""
+    asked = []
+    for sign in scene.things:
+        asked.append(Question(text=f"what is on the {sign.colour} sign?", answer=sign.text, hops=2))
+        asked.append(Question(text=f"what color is the sign with {sign.text}?", answer=sign.colour, hops=2))
+    return asked
+
+
+def commonsense(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """A colour or a flag, and a fact about it."""
+    asked = []
+    for thing in scene.things:
+        if thing.kind == "flag":
+            asked.append(Question(text="which country has this flag?", answer=thing.country))
+            for i, name in enumerate(ABOUT_COUNTRIES, start=1):
+                answer = FACTS["countries"][thing.country][i]
+                asked.append(Question(text=f"what is the {name} of this country?", answer=answer, hops=2))
+        elif sum(other.kind == thing.kind for other in scene.things) == 1:
+            at = list(COLOURS).index(thing.colour)
+            asked += [
+                Question(text=f"which {name} has the color of the {thing.kind}?", answer=answers[at], hops=2)
+                for name, answers in FACTS["colours"].items()
+            ]
+            asked += [
+                Question(text=f"what is the color of the {thing.kind} in {name}?", answer=answers[at], hops=2)
+                for name, answers in FACTS["words"].items()
+            ]
+    return asked
+
+
+def diagram(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Bars: the tallest, the neighbour, the neighbour of the tallest, and which of two neighbours is taller."""
+    things = scene.things
+    by_height = sorted(things, key=lambda bar: bar.level)
+    asked: list[tuple[str, Thing, int]] = [
+        ("which bar is tallest?", by_height[-1], 1),
+        ("which bar is shortest?", by_height[0], 1),
+    ]
+    for i, bar in enumerate(things):
+        for word, j in (("left", i - 1), ("right", i + 1)):
+            if not 0 <= j < len(things):
+                continue
+            asked.append((f"which bar is {word} of {bar.colour}?", things[j], 1))
+            if bar in (by_height[0], by_height[-1]):
+                extreme = "tallest" if bar is by_height[-1] else "shortest"
+                asked.append((f"which bar is {word} of the {extreme}?", things[j], 2))
+        if 0 < i < len(things) - 1:
+            pair = sorted((things[i - 1], things[i + 1]), key=lambda bar: bar.level)
+            asked.append((f"which bar beside {bar.colour} is taller?", pair[1], 3))
+    return [_choices(scene, words, right, hops, rng) for words, right, hops in asked]
+
+
+def _choices(scene: Scene, words: str, right: Thing, hops: int, rng: np.random.Generator) -> Question:
+    """A question with the colours of up to four bars of the chart to choose from."""
+    others = rng.permutation([bar.colour for bar in scene.things if bar is not right])[: len(LETTERS) - 1]
+    options = [str(colour) for colour in rng.permutation([right.colour, *others])]
+    listed = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return Question(text=f"{words} {listed}", answer=LETTERS[options.index(right.colour)], hops=hops)
+
+
+def _one(rng: np.random.Generator, among: list[tuple[str, str]]) -> tuple[str, str]:
+    return among[int(rng.integers(len(among)))]
+
+
+def _scene_of_objects(rng: np.random.Generator, tone: int) -> Scene:
+    return objects(rng, int(rng.integers(1, 10)), tone)
+
+
+def _scene_of_facts(rng: np.random.Generator, tone: int) -> Scene:
+    """A flag in two of three; else shapes, at least one of them the only one of its kind."""
+    if rng.random() < 2 / 3:
+        return flag(rng, tone)
+    while True:
+        scene = objects(rng, int(rng.integers(2, 5)), tone)
+        if 1 in Counter(thing.kind for thing in scene.things).values():
+            return scene
+
+
+SETS: dict[str, tuple[Callable[[np.random.Generator, int], Scene], Callable[..., list[Question]]]] = {
+    "shapes": (_scene_of_objects, shapes),
+    "text": (signs, text),
+    "commonsense": (_scene_of_facts, commonsense),
+    "diagram": (bars, diagram),
+}
+"""Name of a data set -> what draws its scenes, and what asks about them."""
+
+
+def every_word() -> list[str]:
+    """All that a question or an answer is made of, for the tokenizer."""
+    told = [answer for kind in ("colours", "words") for answers in FACTS[kind].values() for answer in answers]
+    told += [str(fact) for row in FACTS["countries"].values() for fact in row[1:]]
+    asked = [f"which {name} has the color of the {kind}?" for name in FACTS["colours"] for kind in SHAPES]
+    asked += [f"what is the color of the {kind} in {name}?" for name in FACTS["words"] for kind in SHAPES]
+    asked += [f"what is the {name} of this country?" for name in ABOUT_COUNTRIES]
+    return [*told, *asked, *COUNTRIES, *SIGNS, *COLOURS, *SHAPES, "yes", "no"]
