@@ -14,7 +14,6 @@ from zoo.molmoe_tiny import batches, corpus, crops, knobs, measure, model, train
 from zoo.molmoe_tiny.drawing import SIDE
 from zoo.molmoe_tiny.questions import SETS
 
-
 pytestmark = pytest.mark.slow  # two minutes of training in miniature
 
 
