@@ -20,7 +20,7 @@ PREPARE = (
     "launch.py -m experiment=specdec_tuning",
     f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
     "launch.py experiment=specdec_what_if hydra.run.dir=outputs/readme_what_if",
-    "launch.py experiment=argo_graphs task.mode=medium dataset.difficulty=mixed hydra.run.dir=outputs/readme_argo",
+    "launch.py experiment=argo_graphs task.mode=full dataset.difficulty=mixed hydra.run.dir=outputs/readme_argo",
     "launch.py -m experiment=specdec_three_way",
 )
 PICTURES = {
