@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class WandbRun:
     def _open(self, cfg: TrackerConfig, job: JobInfo, mode: Any) -> wandb.Run:
         folder = Path(cfg.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it advertises itself wherever openai is imported
         settings = wandb.Settings(
             silent=True,
             console="off",
