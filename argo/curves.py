@@ -211,7 +211,10 @@ def _no_better(metrics: Mapping[str, Metric], baselines: Mapping[str, float]) ->
 
 def _column(outcomes: Sequence[Outcome], name: str) -> tuple[float, ...]:
     """Values of a metric that every question has."""
-    return tuple(float(outcome[name]) for outcome in outcomes)  # type: ignore[arg-type]
+    found = [outcome[name] for outcome in outcomes]
+    values = tuple(float(value) for value in found if value is not None)
+    assert len(values) == len(found), f"{name} is missing from a question that was answered"
+    return values
 
 
 def _steps(outcomes: Sequence[Outcome]) -> tuple[float, ...]:

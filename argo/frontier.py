@@ -139,16 +139,14 @@ class Frontier:
         for tree, path in places:
             node = tree.nodes[path]
             if node.final is None:
-                call, node.dropped = self._fit(
-                    lambda shown, tree=tree, node=node: prompts.synthesize(  # type: ignore[misc]
-                        tree.question,
-                        shown,
-                        node.notes,
-                        likelihood=self.likelihood,
-                        max_new_tokens=self.task.max_new_tokens,
-                    ),
-                    node.passages,
+                make = partial(
+                    prompts.synthesize,
+                    tree.question,
+                    node.notes,
+                    likelihood=self.likelihood,
+                    max_new_tokens=self.task.max_new_tokens,
                 )
+                call, node.dropped = self._fit(make, node.passages)
                 asked.append((tree, "final", path, call, partial(setattr, node, "final")))
         self._ask(asked)
 

@@ -75,7 +75,7 @@ def reason(query: str, passages: Sequence[Passage], max_new_tokens: int) -> Call
 
 
 def synthesize(
-    question: Question, passages: Sequence[Passage], notes: Sequence[Note], *, likelihood: bool, max_new_tokens: int
+    question: Question, notes: Sequence[Note], passages: Sequence[Passage], *, likelihood: bool, max_new_tokens: int
 ) -> Call:
     """The final answer: scored options, an option's number, or a short text.
 

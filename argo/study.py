@@ -207,7 +207,8 @@ def baselines(questions: Sequence[Question]) -> dict[str, float]:
     if not asked:
         return {}
     keys = [question.answer for question in asked]
-    longest = [max(range(len(q.options)), key=lambda i, q=q: len(q.options[i])) for q in asked]  # type: ignore[misc]
+    lengths = [[len(option) for option in question.options] for question in asked]
+    longest = [row.index(max(row)) for row in lengths]
     return {
         "chance": sum(1 / len(question.options) for question in asked) / len(asked),
         "majority": max(keys.count(key) for key in set(keys)) / len(asked),

@@ -34,12 +34,12 @@ class Spent:
 
     def plus(self, reply: Reply, dropped: int = 0) -> Spent:
         """With one more call."""
-        known = self.latency_ms is not None and reply.latency_ms is not None
+        before, more = self.latency_ms, reply.latency_ms
         return Spent(
             calls=self.calls + 1,
             prompt_tokens=self.prompt_tokens + reply.prompt_tokens,
             completion_tokens=self.completion_tokens + reply.completion_tokens,
-            latency_ms=self.latency_ms + reply.latency_ms if known else None,  # type: ignore[operator]
+            latency_ms=None if before is None or more is None else before + more,
             dropped=self.dropped + dropped,
         )
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from argo.mdp import Action
 from argo.schema import ArgoConfig
-from argo.strategies import STRATEGIES, Know, Rules, Situation, margin
+from argo.strategies import STRATEGIES, Kind, Know, Rules, Situation, margin
 from suite.rng import generator
 
 
@@ -116,9 +117,9 @@ def walk(strategy: str, rules: Rules, draws: Luck, know: Know) -> Walk:
     steps: list[Taken] = []
     probed: dict[tuple[str, str], None] = {}
 
-    def ask(kind: str, where: str) -> object:
+    def ask(kind: Kind, where: str) -> Any:
         probed[kind, where] = None
-        return know(kind, where)  # type: ignore[arg-type]
+        return know(kind, where)
 
     for step in range(task.max_steps):
         at = Situation(u=u, step=step, retrievals=retrievals, path=path, lot=draws.lots[step])

@@ -57,7 +57,7 @@ def calls_of_a_study() -> dict[str, list[Call]]:
         notes = [Note(query=query, answer=answer, read=False) for query, answer in told]
         found["decompose"].append(prompts.decompose(question, notes, 50, raw=True))
         found["answer"].append(prompts.reason(question.question, shown[:3], 50))
-        found["score"].append(prompts.synthesize(question, shown[:6], notes, likelihood=True, max_new_tokens=50))
+        found["score"].append(prompts.synthesize(question, notes, shown[:6], likelihood=True, max_new_tokens=50))
     return found
 
 

@@ -266,7 +266,7 @@ def test_passages_that_do_not_fit_are_left_out_from_the_end() -> None:
 def test_the_final_prompt_holds_passages_notes_and_question() -> None:
     (question,) = questions(1)
     notes = [Note(query=f"n{i}", answer=f"a{i}", read=i == 7) for i in range(9)]
-    call = synthesize(question, [PASSAGES["p05"]], notes, likelihood=True, max_new_tokens=5)
+    call = synthesize(question, notes, [PASSAGES["p05"]], likelihood=True, max_new_tokens=5)
     assert call.options == question.options
     assert all(part in call.prompt for part in ("fact number 5", "n8: a8", "what is 0?"))
     assert "n0" not in call.prompt and "n7" not in call.prompt and "alpha" not in call.prompt
