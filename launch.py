@@ -1,6 +1,6 @@
 """Run one study: compose the configuration, check it, return the record if there is one, else run the task.
 
-Read next: edgecloud/task.py, argo/task.py.  `python launch.py --help` shows what to type.
+Read next: edgecloud/task.py, argo/task.py, controller/task.py.  `python launch.py --help` shows what to type.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import argo.schema
+import controller.schema
 import edgecloud.schema
 import suite.config
 from suite.errors import UserError
@@ -28,8 +29,9 @@ TASKS = {
     "argo": "argo.task:run",
     "argo_graphs": "argo.graphs:run",
     "argo_calibration": "argo.calibration:run",
+    "controller": "controller.task:run",
 }
-SCHEMAS = (suite.config, edgecloud.schema, argo.schema)
+SCHEMAS = (suite.config, edgecloud.schema, argo.schema, controller.schema)
 
 log = logging.getLogger("launch")
 failures: list[str] = []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 from suite.config import store
 from suite.errors import ConfigError, check_choice, check_range
+from suite.paths import zoo_dir
 
 STEPS = {
     "importance": "C6",
@@ -24,7 +29,15 @@ TOP_K_MODES = ("native", "renorm", "mass")
 VQA = ("official", "lmms", "simple")
 REWARDS = ("reference", "masked")
 SCALES = ("group", "batch", "none")
-LATENCIES = ("estimator", "measured")
+DATASETS: dict[str, dict[str, str]] = {
+    "vqa_mini": {},
+    "textvqa": {"path": "FILE.json", "images": "FOLDER_OR_ZIP"},
+    "vqav2": {"path": "QUESTIONS.json", "annotations": "FILE.json", "images": "FOLDER_OR_ZIP"},
+    "okvqa": {"path": "QUESTIONS.json", "annotations": "FILE.json", "images": "FOLDER_OR_ZIP"},
+    "scienceqa": {"path": "FOLDER"},
+    "easy_vqa": {"path": "FOLDER"},
+}
+"""Data sets and the options that name their files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +69,6 @@ class GrpoConfig(TrainConfig):
     """Weight of accuracy in the reward."""
     beta: float = 0.5
     """Weight of the overrun, max(0, latency - budget) / budget."""
-    reward: str = "reference"
-    """`reference`: as above; `masked`: configurations whose p95 latency is over the budget cannot be drawn."""
-    latency: str = "estimator"
-    """Where the reward's latency comes from: the `estimator`, which has no noise, or the `measured` run."""
     clip: float = 0.2
     """Ratio-clipping epsilon."""
     kl: float = 0.0
@@ -74,8 +83,6 @@ class GrpoConfig(TrainConfig):
         check_range("group_size", self.group_size, 2, 10_000)
         check_range("alpha", self.alpha, 0.0)
         check_range("beta", self.beta, 0.0)
-        check_choice("reward", self.reward, REWARDS)
-        check_choice("latency", self.latency, LATENCIES)
         check_range("clip", self.clip, 1e-6, 1e6)
         check_range("kl", self.kl, 0.0)
         check_range("updates", self.updates, 1, 1000)
@@ -95,6 +102,9 @@ class ControllerConfig:
     latency_budget_ms: float | None = None
     """Budget of a sample in `step=adaptive`; None: ten from the cheapest configuration's mean latency to the dearest's.
     """
+    reward: str = "masked"
+    """The policies of `step=adaptive`: `reference`, trained on the reward as it is, which can pay for an overrun; or
+    `masked`, the same with configurations whose p95 latency is over the budget out of reach."""
     tiers: list[str] = field(default_factory=lambda: ["low", "medium", "high"])
     """Settings of knob 1, cheap to dear."""
     top_ks: list[int] = field(default_factory=lambda: [4, 6, 8, 10, 12])
@@ -126,6 +136,7 @@ class ControllerConfig:
     def __post_init__(self) -> None:
         check_choice("step", self.step, STEPS)
         check_choice("task.mode", self.mode, MODES)
+        check_choice("task.reward", self.reward, REWARDS)
         check_choice("task.top_k_mode", self.top_k_mode, TOP_K_MODES)
         check_choice("task.vqa", self.vqa, VQA)
         check_range("task.max_new_tokens", self.max_new_tokens, 1, 4096)
@@ -146,6 +157,81 @@ class ControllerConfig:
         return ("vlm",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VqaConfig:
+    """Questions about images (data.py, formats.py)."""
+
+    name: str = "vqa_mini"
+    """`vqa_mini`: four sets that come with the suite; `textvqa`, `vqav2`, `okvqa`, `scienceqa`, `easy_vqa`: files of
+    your own in the official format."""
+    path: str | None = None
+    """File of questions (`scienceqa`: the folder with problems.json and images/; `easy_vqa`: with train/ and test/)."""
+    annotations: str | None = None
+    """`vqav2` and `okvqa`: the file of answers."""
+    images: str | None = None
+    """`textvqa`, `vqav2` and `okvqa`: the folder of images, or a zip that holds them."""
+    max_samples: int | None = None
+    """Take the first so many of every set and split; None: all."""
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.name", self.name, DATASETS)
+        if self.max_samples is not None:
+            check_range("dataset.max_samples", self.max_samples, 1)
+        needed = DATASETS[self.name]
+        for option in ("path", "annotations", "images"):
+            value = getattr(self, option)
+            if value is None and option in needed:
+                raise ConfigError(f"dataset={self.name} needs dataset.{option}={needed[option]}.")
+            if value is not None and option not in needed:
+                raise ConfigError(f"dataset={self.name} takes no dataset.{option}; drop it or choose another dataset.")
+            if value is not None and not Path(value).expanduser().exists():
+                raise ConfigError(f"dataset.{option}={value} does not exist; give {needed[option]}.")
+
+    def files(self) -> list[Path]:
+        """Every file that holds questions or answers, in a fixed order; of `vqa_mini` those of images too."""
+        if self.name == "vqa_mini":
+            folder = zoo_dir() / "molmoe_tiny" / "held_out"
+            return [folder / f"{split}.{kind}" for split in ("tune", "test") for kind in ("jsonl", "zip")]
+        given = [Path(value).expanduser() for value in (self.path, self.annotations) if value is not None]
+        inside = {"scienceqa": ["problems.json"], "easy_vqa": ["train/questions.json", "test/questions.json"]}
+        found = [given[0] / name for name in inside[self.name]] if self.name in inside else given
+        return [path for path in found if path.is_file()]
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the questions and answers, byte for byte, and of the names and sizes of the images.
+
+        Looked at once a process, or again when a file or the images' own folder has changed.
+        """
+        whole = hashlib.sha256()
+        for path in self.files():
+            whole.update(_content(path, path.stat().st_mtime_ns))
+        home = self.images or self.path
+        if home is not None:
+            images = Path(home).expanduser()
+            whole.update(_sizes(images, images.stat().st_mtime_ns))
+        return whole.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _content(path: Path, _changed: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@lru_cache(maxsize=16)
+def _sizes(home: Path, _changed: int) -> bytes:
+    """Names and sizes of all files below a folder, or of one file."""
+    whole = hashlib.sha256()
+    for folder, below, names in os.walk(home) if home.is_dir() else [(home.parent, [], [home.name])]:
+        below.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            size = path.stat().st_size if path.exists() else None
+            whole.update(f"{path.relative_to(home.parent)} {size}\n".encode())
+    return whole.digest()
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     store(ControllerConfig, name="controller_schema")
+    store(VqaConfig, name="vqa_schema")

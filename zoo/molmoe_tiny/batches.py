@@ -12,11 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from controller import crops
 from suite.rng import generator
-from zoo.molmoe_tiny import corpus, crops, model
+from zoo.molmoe_tiny import corpus, model
 from zoo.molmoe_tiny.corpus import SEED, Sample
 from zoo.molmoe_tiny.questions import SETS
 
@@ -69,7 +71,7 @@ class Maker:
         labels, rows = [], []
         for one in samples:
             by_grid = {grid: corpus.labels(one.scene, 2 * grid) for grid in crops.GRIDS}
-            labels.append(crops.token_labels(by_grid, crops.GRIDS))
+            labels.append(token_labels(by_grid, crops.GRIDS))
             rows.append(self._row(one))
         longest = max(len(row[0]) for row in rows)
         text = np.zeros((4, len(rows), longest), dtype=np.int64)
@@ -98,6 +100,16 @@ class Maker:
             place += range(length)
             scored += [0] * (len(start) - 1) + [1] * len(end) + [0]
         return ids, segment, place, scored
+
+
+def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Labels of regions, (2 grid, 2 grid, n) for each grid, in the order of the tokens, (tokens, n)."""
+    told = []
+    for grid in grids:
+        regions = by_grid[grid]
+        cut = regions.reshape(grid, 2, grid, 2, -1).transpose(0, 2, 1, 3, 4)
+        told.append(cut.reshape(grid * grid * crops.TOKENS, -1))
+    return np.concatenate(told)
 
 
 def mask(segment: Tensor, vision: int) -> Tensor:

@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from controller import crops
+from controller.knobs import DENSE, knobs
+from controller.space import kept_blocks
 from suite.stats import mean_ci, paired_difference
-from zoo.molmoe_tiny import corpus, crops, model
+from zoo.molmoe_tiny import corpus, model
 from zoo.molmoe_tiny.batches import Batch, Maker, tokens_of
-from zoo.molmoe_tiny.knobs import DENSE, DEPTHS, TOP_KS, knobs
+from zoo.molmoe_tiny.model import DEPTHS, TOP_KS
 from zoo.molmoe_tiny.questions import SETS
 from zoo.molmoe_tiny.train import answer, see
 
@@ -65,12 +68,6 @@ def importance(judge: Judge) -> list[float]:
     return [float(whole - accuracy) for accuracy in without]
 
 
-def kept(scores: Sequence[float], blocks: int) -> list[int]:
-    """The most important blocks, in their order; of two equal ones the earlier."""
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return sorted(order[:blocks])
-
-
 def marginals(judge: Judge, scores: Sequence[float]) -> dict[str, Any]:
     """Accuracy by knob, setting and data set with 95 % intervals, and the difference that each knob makes."""
     found: dict[str, Any] = {}
@@ -85,7 +82,7 @@ def marginals(judge: Judge, scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _right(judge: Judge, scores: Sequence[float], setting: dict[str, Any]) -> np.ndarray:
-    return judge.right(tier=setting["tier"], top_k=setting["top_k"], kept=kept(scores, setting["blocks"]))
+    return judge.right(tier=setting["tier"], top_k=setting["top_k"], kept=kept_blocks(scores, setting["blocks"]))
 
 
 def _by_set(judge: Judge, right: np.ndarray) -> dict[str, Any]:
@@ -112,7 +109,7 @@ def latency(made: Any, tok: Any, scores: Sequence[float], *, samples: int, round
     asked = [corpus.sample("tune", name, i) for i in range(samples) for name in SETS]
     for turn, one in itertools.product(range(rounds + 1), asked):
         for key, setting in settings.items():
-            seconds = _timed(made, tok, one, setting["tier"], setting["top_k"], kept(scores, setting["blocks"]))
+            seconds = _timed(made, tok, one, setting["tier"], setting["top_k"], kept_blocks(scores, setting["blocks"]))
             if turn:  # the first round warms up
                 taken[key].append(seconds)
     found: dict[str, Any] = {}

@@ -10,10 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.molmoe_tiny import crops
+from controller import crops
 
 BLOCKS, EXPERTS, TOP_K = 16, 16, 8
 WIDTH, EXPERT_WIDTH, HEADS = 128, 56, 4
+TOP_KS = (4, 6, 8, 10, 12)
+DEPTHS = (8, 10, 12, 14, 16)
+"""Settings of the knobs that it is trained and measured at."""
 VOCABULARY = 1024
 IMAGE, END, PAD, ANSWER = "<|image|>", "<|end|>", "<|pad|>", "<|answer|>"
 

@@ -4,7 +4,7 @@
     python -m zoo build molmoe_tiny --quick   the same steps in miniature, into the work folder only
 
 No step needs the network or a GPU. The steps are corpus.py (drawing.py, scenes.py, questions.py), train.py
-(batches.py, knobs.py), measure.py and card.py.
+(batches.py), measure.py and card.py.
 """
 
 from __future__ import annotations

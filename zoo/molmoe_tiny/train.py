@@ -22,10 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from controller import crops
+from controller.knobs import DENSE, knobs
 from suite.rng import generator
-from zoo.molmoe_tiny import corpus, crops
+from zoo.molmoe_tiny import corpus
 from zoo.molmoe_tiny.batches import Batch, Maker, mask, positions, tokens_of
-from zoo.molmoe_tiny.knobs import DENSE, TOP_KS, Routing, knobs
+from zoo.molmoe_tiny.model import TOP_KS
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,27 @@ class Eyes(nn.Module):
     def logits(self, seen: Tensor) -> tuple[Tensor, ...]:
         """Scores of each head, (tokens, its answers)."""
         return self.head(seen.flatten(0, -2)).float().split(list(corpus.LABELS.values()), dim=-1)
+
+
+class Routing:
+    """While active, collects how evenly the gates spread the tokens."""
+
+    def __init__(self, model: Any) -> None:
+        self.losses: list[Tensor] = []
+        for block in model.model.language_model.layers:
+            block.mlp.gate.register_forward_hook(self._note)
+
+    def _note(self, gate: Any, args: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, _, chosen = outputs
+        if logits.requires_grad:
+            load = torch.bincount(chosen.flatten(), minlength=gate.num_experts).float() / chosen.numel()
+            self.losses.append(gate.num_experts * (load * logits.float().softmax(-1).mean(0)).sum())
+
+    def take(self) -> Tensor:
+        """Mean load-balancing loss (Fedus et al. 2022, arXiv:2101.03961; 1 is even) since the last call."""
+        mean = torch.stack(self.losses).mean()
+        self.losses.clear()
+        return mean
 
 
 def see(model: Any, batch: Batch) -> Tensor:

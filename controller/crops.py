@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 CROP = 32
+SIDE = 96
 ENLARGED = 2
 CHANNELS = 5
 TIERS = {"low": (1,), "medium": (1, 2), "high": (1, 3)}
@@ -49,11 +51,16 @@ def _cut(images: Images, grid: int) -> Pixels:
     return cut.repeat(ENLARGED, axis=3).repeat(ENLARGED, axis=4)
 
 
-def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Labels of regions, (2 grid, 2 grid, n) for each grid, in the order of the tokens, (tokens, n)."""
-    told = []
-    for grid in grids:
-        regions = by_grid[grid]
-        cut = regions.reshape(grid, 2, grid, 2, -1).transpose(0, 2, 1, 3, 4)
-        told.append(cut.reshape(grid * grid * TOKENS, -1))
-    return np.concatenate(told)
+def rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in three colours; what is transparent lies on white."""
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return image.convert("RGB")
+
+
+def tiles(image: Image.Image, grid: int, side: int) -> list[Image.Image]:
+    """The grid x grid tiles of an image in reading order, each `side` pixels square; its ratio of sides is not kept."""
+    large = image.resize((grid * side, grid * side), Image.Resampling.BICUBIC)
+    corners = [(x * side, y * side) for y in range(grid) for x in range(grid)]
+    return [large.crop((x, y, x + side, y + side)) for x, y in corners]

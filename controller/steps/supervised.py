@@ -1,0 +1,62 @@
+"""C2: copy the most accurate configuration within each budget; the baseline controller, which sees the budget alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from controller import baselines, supervised
+from controller.policy import Policy, settings
+from controller.steps import standing
+from controller.steps.ground import Ground, Ints, Side, ground
+from controller.supervised import Lesson, Score
+from controller.targets import Target, share, target
+from suite.result import Result
+
+if TYPE_CHECKING:
+    from controller.steps.bench import Bench
+
+FILE = "policy.safetensors"
+AIMS = {"tier": 0.70, "top_k": 0.65, "blocks": 0.65}
+ALL_THREE = 0.60
+
+
+def run(bench: Bench, folder: Path) -> Result:
+    """Train on `tune`, grade on `test`."""
+    here, seed = ground(bench), bench.cfg.seed
+    policy, fitted = supervised.train(
+        settings(here.space), _lesson(here, here.tune), _lesson(here, here.held), bench.task.supervised,
+        name="supervised", seed=seed, checkpoint=folder / "training.pt",
+    )  # fmt: skip
+    policy.save(folder / FILE)
+    score = supervised.grade(policy, _lesson(here, here.test), seed=seed)
+    columns = {"supervised": policy.best(here.budget_only(here.test)), **standing.baselines_of(here, seed=seed)}
+    found = standing.stand(here, columns, seed=seed)
+    standing.draw(folder, "c2", here, columns, found)
+    metrics = {f"{knob}_right": one.metric(unit="1", origin="computed") for knob, one in score.knobs.items()}
+    metrics["all_right"] = score.every.metric(unit="1", origin="computed")
+    metrics |= standing.over_budgets(here, columns["supervised"], seed=seed)
+    facts = {"best_epoch": fitted.best_epoch, "curve": list(fitted.curve), "targets": list(_targets(score))}
+    return Result(metrics=metrics, facts=facts | {"tables": [standing.table("C2: by budget", found)]})
+
+
+def columns_on_test(bench: Bench, here: Ground) -> Ints:
+    """What the trained controller chooses on `test`, (n, m)."""
+    return Policy.load(bench.folder("supervised") / FILE, settings(here.space)).best(here.budget_only(here.test))
+
+
+def _lesson(here: Ground, side: Side) -> Lesson:
+    return Lesson(inputs=here.budget_only(side), labels=baselines.labels(side.table, here.budgets_ms))
+
+
+def _targets(score: Score) -> Iterator[Target]:
+    for knob, aim in AIMS.items():
+        one = score.knobs[knob]
+        yield _target(f"{knob} as labelled", one.value, one.ci95, aim)
+    yield _target("all three as labelled", score.every.value, score.every.ci95, ALL_THREE)
+
+
+def _target(what: str, value: float | None, ci95: tuple[float, float] | None, aim: float) -> Target:
+    assert value is not None  # a mean of at least one sample
+    return target("C2", what, f"over {100 * aim:.0f} %", share(value, ci95), met=value > aim)
