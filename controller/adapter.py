@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import DynamicCache
 
 from controller import crops
+from controller.decoder import Decoder
 from controller.eyes import Eyes, LlavaEyes
 from controller.knobs import gate_of, knobs
 from controller.molmo import Molmo2Eyes
@@ -57,46 +59,6 @@ class Run:
     def output_tokens(self) -> int:
         """Tokens of the answer, its end included."""
         return len(self.token_ids)
-
-
-class Decoder:
-    """The decoder block by block, for whoever shares work between configurations (shared.py)."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model.model.language_model
-        self._head = model.lm_head
-        self._rope_types: list[str] | None = getattr(self._model, "rope_types", None)
-
-    def rope(self, hidden: Tensor, positions: Tensor) -> Any:
-        """Rotary embeddings for `block`, of hidden states (n, length, width) at positions (n, length)."""
-        if self._rope_types is None:
-            return self._model.rotary_emb(hidden, position_ids=positions)
-        scaled = self._model.rotary_emb(hidden, position_ids=positions)
-        return {"scaled": scaled, "unscaled": self._model.rotary_emb_unscaled(hidden, position_ids=positions)}
-
-    def block(self, number: int, hidden: Tensor, *, rope: Any, mask: Tensor | None, cache: Any = None) -> Tensor:
-        """Hidden states (n, length, width) after one block.
-
-        Args:
-            number: of the block in the whole model.
-            hidden: what goes in.
-            rope: from `rope`.
-            mask: who attends to whom, bool (n, 1, length, keys); None: causal.
-            cache: a transformers cache that the block reads and writes at its `layer_idx`; None: none.
-        """
-        out: Tensor = self._model.layers[number](
-            hidden,
-            position_embeddings=rope if self._rope_types is None else rope[self._rope_types[number]],
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocabulary) of what the last block gave."""
-        out: Tensor = self._head(self._model.norm(hidden))
-        return out
 
 
 class Adapter:
@@ -213,8 +175,6 @@ class Adapter:
         Raises:
             UserError: the question is empty or too long.
         """
-        from transformers import DynamicCache
-
         watch = Stopwatch(self.device)
         ids = self.text(question)
         with torch.inference_mode(), self.knobs(top_k, kept):
@@ -282,6 +242,8 @@ def _space(task: ControllerConfig, stack: Any) -> Space:
     """The settings of the knobs; see `Adapter`."""
     for tier in task.tiers:
         check_choice("task.tiers", tier, crops.TIERS)
+    if task.tiers != sorted(task.tiers, key=crops.count):
+        raise ConfigError(f"task.tiers={task.tiers} must go from cheap to dear, as {list(crops.TIERS)} do.")
     depth, gate = len(stack.layers), gate_of(stack.layers[0])
     if gate is not None and task.top_ks[-1] > gate.num_experts:
         raise ConfigError(f"task.top_ks={task.top_ks}: the model has {gate.num_experts} experts; ask for no more.")

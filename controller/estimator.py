@@ -2,8 +2,8 @@
 
 A small network predicts the logarithm of each part's time from the numbers that are known of a run; a run is vision +
 projector + prefill + decode per token x (output tokens - 1), as prefill yields the first token. A controller decides
-before the length of the answer is known, so `totals` counts the mean length that each configuration's answers had,
-and a second network predicts by what factor 95 % of the runs stay below that (estimator_fit.py).
+before the length of the answer is known, so `totals` counts the mean length that each configuration's answers had, and
+gives beside it the p95 over the answers' lengths and the machine's noise (estimator_fit.py).
 It knows nothing of the image but its number of tokens, and of the machine nothing but its name.
 """
 
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,15 +46,13 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """The two networks with all that they need to be used; c configurations, r rows."""
+    """The network with all that it needs to be used; c configurations, r rows."""
 
     space: Space
     machine: str
     """Where the times were taken."""
     parts: nn.Sequential
     """Inputs (r, 6) to logarithms of ms (r, 4), both normalised."""
-    margin: nn.Sequential
-    """Inputs (r, 6) to the logarithm of p95 over mean total, (r, 1)."""
     input_mean: Floats
     input_std: Floats
     """(6,)."""
@@ -62,11 +61,11 @@ class Estimator:
     """(4,), of the logarithms of ms."""
     affine: Floats
     """(4, 2): offset and slope that turn a part's logarithm into this machine's."""
-    margin_offset: float
-    """Added to what `margin` says, so that it covers 95 % of the runs it was not fitted on."""
+    margin: Floats
+    """(c,): logarithm of the p95 of a run's total over the mean that `totals` tells."""
     vision_tokens: Floats
     output_tokens: Floats
-    """(c,): means of the samples it was fitted on."""
+    """(c,): means over samples."""
 
     def inputs(self, vision_tokens: Floats, text_tokens: Floats, output_tokens: Floats) -> Tensor:
         """Normalised inputs of n samples in every configuration, (n x c, 6), from (n, c), (n,) and (n, c)."""
@@ -86,22 +85,13 @@ class Estimator:
         times = self.part_ms(inputs).reshape(*lengths.shape, len(OUTPUTS))
         return with_total({name: times[..., place] for place, name in enumerate(OUTPUTS)}, lengths)
 
-    def decision_inputs(self, text_tokens: Floats) -> Tensor:
-        """What is known of n samples before they are run, (n x c, 6): the lengths of answers are the mean ones."""
-        shape = (len(text_tokens), len(self.space))
-        vision, output = (np.broadcast_to(mean, shape) for mean in (self.vision_tokens, self.output_tokens))
-        return self.inputs(vision, text_tokens.astype(float), output)
-
     def totals(self, text_tokens: npt.NDArray[np.int64]) -> Totals:
         """Mean and p95 latency of every configuration for questions of so many tokens, (n,)."""
-        inputs, shape = self.decision_inputs(text_tokens.astype(float)), (len(text_tokens), len(self.space))
-        times = self.part_ms(inputs).reshape(*shape, len(OUTPUTS))
-        parts = {name: times[..., place] for place, name in enumerate(OUTPUTS)}
-        mean = with_total(parts, np.broadcast_to(self.output_tokens, shape))["total_ms"]
-        with torch.inference_mode():
-            margin = self.margin(inputs).double().numpy().reshape(shape)
-        # quantiles of a noisy fit may cross; a p95 under the mean is none
-        return Totals(mean_ms=mean, p95_ms=mean * np.exp(np.maximum(margin + self.margin_offset, 0.0)))
+        shape = (len(text_tokens), len(self.space))
+        vision, lengths = (np.broadcast_to(mean, shape) for mean in (self.vision_tokens, self.output_tokens))
+        times = self.part_ms(self.inputs(vision, text_tokens.astype(float), lengths)).reshape(*shape, len(OUTPUTS))
+        mean = with_total({name: times[..., place] for place, name in enumerate(OUTPUTS)}, lengths)["total_ms"]
+        return Totals(mean_ms=mean, p95_ms=mean * np.exp(self.margin))
 
     def check(self, *, space: Space, machine: str) -> None:
         """Refuse to speak of other knobs or of another machine.
@@ -124,15 +114,13 @@ class Estimator:
     def save(self, folder: Path) -> None:
         """Write `estimator.safetensors` and, last, `estimator.json`."""
         tensors = {name: torch.from_numpy(np.array(getattr(self, name))) for name in _ARRAYS}
-        for name in ("parts", "margin"):
-            tensors |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
+        tensors |= {f"parts.{key}": value for key, value in self.parts.state_dict().items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "estimator.safetensors")
-        facts = {"space": asdict(self.space), "machine": self.machine, "width": self.parts[0].out_features}
-        facts |= {"margin_offset": self.margin_offset, "inputs": INPUTS, "outputs": OUTPUTS}
+        facts = {"space": asdict(self.space), "machine": self.machine, "inputs": INPUTS, "outputs": OUTPUTS}
         write_atomic(folder / "estimator.json", json.dumps(facts, indent=1))
 
 
-_ARRAYS = ("input_mean", "input_std", "log_mean", "log_std", "affine", "vision_tokens", "output_tokens")
+_ARRAYS = ("input_mean", "input_std", "log_mean", "log_std", "affine", "margin", "vision_tokens", "output_tokens")
 
 
 def load(folder: Path) -> Estimator:
@@ -148,21 +136,18 @@ def load(folder: Path) -> Estimator:
         raise UserError(f"{folder} holds no latency estimator that can be read; fit one with `{COMMAND}`.") from error
     if (facts["inputs"], facts["outputs"]) != (list(INPUTS), list(OUTPUTS)):
         raise UserError(f"The latency estimator in {folder} predicts other parts; fit it again with `{COMMAND}`.")
-    nets = {"parts": network(facts["width"], len(OUTPUTS)), "margin": network(facts["width"], 1)}
-    for name, net in nets.items():
-        start = f"{name}."
-        net.load_state_dict({key.removeprefix(start): v for key, v in tensors.items() if key.startswith(start)})
-    space = {name: tuple(settings) for name, settings in facts["space"].items()}
-    arrays = {name: tensors[name].numpy() for name in _ARRAYS}
-    return Estimator(
-        space=Space(**space), machine=facts["machine"], margin_offset=facts["margin_offset"], **nets, **arrays
-    )
+    weights = {key.removeprefix("parts."): value for key, value in tensors.items() if key.startswith("parts.")}
+    net = network(len(weights["0.weight"]))
+    net.load_state_dict(weights)
+    space = Space(**{name: tuple(settings) for name, settings in facts["space"].items()})
+    arrays: dict[str, Any] = {name: tensors[name].numpy() for name in _ARRAYS}
+    return Estimator(space=space, machine=facts["machine"], parts=net, **arrays)
 
 
-def network(width: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+def network(width: int) -> nn.Sequential:
+    """Two hidden layers, `INPUTS` to `OUTPUTS`."""
     return nn.Sequential(
-        nn.Linear(len(INPUTS), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs)
+        nn.Linear(len(INPUTS), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, len(OUTPUTS))
     )
 
 
@@ -193,4 +178,4 @@ def measured(profile: Profile) -> dict[str, Floats]:
 def only(profile: Profile, rows: npt.NDArray[np.bool_]) -> Profile:
     """The same samples with the times of these rows (n, c) only, NaN elsewhere."""
     parts = {name: np.where(rows, values, np.nan) for name, values in profile.parts.items()}
-    return Profile(**{**vars(profile), "parts": parts})
+    return replace(profile, parts=parts)

@@ -1,16 +1,16 @@
 """Fit the latency estimator on the timed rows of a profile: 80 % of the samples teach it, 20 % hold it to account.
 
 The held-out samples choose the epoch, say whether the mean or the median of the noise is the better prediction, and
-set the p95: a quantile regression of the logarithm of the total, moved until it covers 95 % of the held-out rows
-(Romano et al. 2019, "Conformalized quantile regression", section 4, arXiv:1905.03222, for one side). Rows of one
-sample are not independent, so this is a rule and no guarantee; a test split that took no part says what it covers.
+give the noise of the p95. Two things move a run away from what was told before it: the length of its answer, which is
+known of every sample, timed or not, and the machine's noise, which is the held-out residual. All pairs of a length and
+a residual of the same configuration make the distribution whose 95 % quantile is told: split conformal prediction for
+each configuration by itself (Vovk 2012, arXiv:1209.2673, "Mondrian"), if noise does not depend on length.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,6 @@ from suite.errors import UserError
 from suite.rng import generator
 
 Floats = npt.NDArray[np.float64]
-Loss = Callable[[Tensor, Tensor], Tensor]
 HELD_OUT = 0.2
 LEVEL = 0.95
 LEAST_MS = 1e-3
@@ -37,13 +36,13 @@ class Fit:
     """A fitted estimator and how it came about.
 
     Attributes:
-        estimator: of the best epochs.
-        curves: network -> loss of every epoch, `train` and `held_out`.
+        estimator: of the best epoch.
+        curve: loss of every epoch, `train` and `held_out`: squares of normalised logarithms.
         corrected: parts for which the mean of the noise predicts the held-out samples better than its median.
     """
 
     estimator: Estimator
-    curves: dict[str, dict[str, list[float]]]
+    curve: dict[str, list[float]]
     corrected: tuple[str, ...]
 
 
@@ -76,34 +75,29 @@ def fit(profile: Profile, config: TrainConfig, *, machine: str, seed: int) -> Fi
         UserError: too few samples were timed, or the first epoch already diverges.
     """
     teach, held = split(profile, seed=seed)
-    estimator = _untrained(teach, config.width, machine, seed)
-    curves = {}
-    rows = [_rows(estimator, one) for one in (teach, held)]
-    curves["parts"] = _train(estimator.parts, rows, _squares, config, seed, "parts")
+    estimator = _untrained(teach, profile, config.width, machine, seed)
+    curve = _train(estimator.parts, _rows(estimator, teach), _rows(estimator, held), config, seed)
     estimator, corrected = _smeared(estimator, teach, held)
-    rows = [_margins(estimator, one) for one in (teach, held)]
-    curves["margin"] = _train(estimator.margin, rows, _pinball, config, seed, "margin")
-    inputs, margins = rows[1]
-    with torch.inference_mode():
-        misses = (margins - estimator.margin(inputs)).double().numpy().ravel()
-    estimator = replace(estimator, margin_offset=conformal(misses))
-    return Fit(estimator=estimator, curves=curves, corrected=corrected)
+    estimator = replace(estimator, margin=_margin(estimator, profile, held))
+    return Fit(estimator=estimator, curve=curve, corrected=corrected)
 
 
-def conformal(misses: Floats) -> float:
-    """The offset that 95 % of as many more exchangeable misses (r,) stay below; the largest where r < 19."""
-    rank = min(math.ceil((len(misses) + 1) * LEVEL), len(misses))
-    return float(np.sort(misses)[rank - 1])
+def _margin(estimator: Estimator, profile: Profile, held: Profile) -> Floats:
+    """Logarithm of the p95 of a total over the mean that is told before the run, (c,)."""
+    by_length = np.log(estimator.predict(profile)["total_ms"] / estimator.totals(profile.text_tokens).mean_ms)
+    noise = _log(held.total_ms) - np.log(estimator.predict(held)["total_ms"])
+    everywhere = noise[np.isfinite(noise)]
+    margin = np.empty(len(profile.space))
+    for column, lengths in enumerate(by_length.T):
+        here = noise[np.isfinite(noise[:, column]), column]
+        # a configuration that was never timed has the noise of all others
+        pairs = lengths[:, None] + (here if len(here) else everywhere)
+        margin[column] = np.quantile(pairs, LEVEL, method="higher")
+    return np.maximum(margin, 0.0)  # a p95 under the mean is none
 
 
-def log_margins(estimator: Estimator, profile: Profile) -> Floats:
-    """Logarithm of measured total over the mean that `totals` told before, (n, c); NaN where it was not timed."""
-    total: Floats = np.log(np.maximum(profile.total_ms, LEAST_MS))
-    return total - np.log(estimator.totals(profile.text_tokens).mean_ms)
-
-
-def _untrained(teach: Profile, width: int, machine: str, seed: int) -> Estimator:
-    """Networks as they start, and the normalisation of the rows that teach."""
+def _untrained(teach: Profile, profile: Profile, width: int, machine: str, seed: int) -> Estimator:
+    """The network as it starts, the normalisation of the rows that teach, and the lengths of all answers."""
     rows = timed_rows(teach)
     vision, output = teach.vision_tokens.astype(float), teach.output_tokens.astype(float)
     raw = raw_inputs(teach.space, vision, teach.text_tokens.astype(float), output)[rows.ravel()]
@@ -112,20 +106,19 @@ def _untrained(teach: Profile, width: int, machine: str, seed: int) -> Estimator
         raise UserError("No timed answer has a second token, so decoding has no time; profile longer answers.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "latency estimator", "weights").integers(2**63)))
-        parts, margin = network(width, len(OUTPUTS)), network(width, 1)
+        parts = network(width)
     return Estimator(
         space=teach.space,
         machine=machine,
         parts=parts,
-        margin=margin,
         input_mean=raw.mean(axis=0),
         input_std=_spread(raw.std(axis=0)),
         log_mean=np.array([np.nanmean(log) for log in logs]),
         log_std=_spread(np.array([np.nanstd(log) for log in logs])),
         affine=np.tile([0.0, 1.0], (len(OUTPUTS), 1)),
-        margin_offset=0.0,
-        vision_tokens=vision.mean(axis=0),
-        output_tokens=output.mean(axis=0),
+        margin=np.zeros(len(teach.space)),
+        vision_tokens=profile.vision_tokens.mean(axis=0),
+        output_tokens=profile.output_tokens.mean(axis=0),
     )
 
 
@@ -136,13 +129,6 @@ def _rows(estimator: Estimator, profile: Profile) -> tuple[Tensor, Tensor]:
     inputs = estimator.inputs(vision, profile.text_tokens.astype(float), output)[torch.from_numpy(rows.ravel())]
     logs = np.stack([_log(measured(profile)[name][rows]) for name in OUTPUTS], axis=1)
     return inputs, torch.from_numpy((logs - estimator.log_mean) / estimator.log_std).float()
-
-
-def _margins(estimator: Estimator, profile: Profile) -> tuple[Tensor, Tensor]:
-    """Inputs (r, 6) as a controller knows them, and the logarithm of measured over told total (r, 1)."""
-    rows = timed_rows(profile)
-    inputs = estimator.decision_inputs(profile.text_tokens.astype(float))[torch.from_numpy(rows.ravel())]
-    return inputs, torch.from_numpy(log_margins(estimator, profile)[rows]).float()[:, None]
 
 
 def _smeared(estimator: Estimator, teach: Profile, held: Profile) -> tuple[Estimator, tuple[str, ...]]:
@@ -173,32 +159,32 @@ def _miss(estimator: Estimator, profile: Profile, name: str) -> float:
 
 
 def _train(
-    net: nn.Sequential, rows: list[tuple[Tensor, Tensor]], loss: Loss, config: TrainConfig, seed: int, name: str
+    net: nn.Sequential, teach: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], config: TrainConfig, seed: int
 ) -> dict[str, list[float]]:
-    """Train in place on the first rows, keep the epoch that is best on the second; losses by epoch."""
-    (inputs, targets), (held_inputs, held_targets) = rows
+    """Train in place on `teach`, keep the epoch that is best on `held`, both inputs and targets; losses by epoch."""
+    inputs, targets = teach
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     curve: dict[str, list[float]] = {"train": [], "held_out": []}
     best, state = math.inf, copy.deepcopy(net.state_dict())
     for epoch in range(config.epochs):
-        order = torch.from_numpy(generator(seed, "latency estimator", name, epoch).permutation(len(inputs)))
+        order = torch.from_numpy(generator(seed, "latency estimator", "order", epoch).permutation(len(inputs)))
         total = 0.0
-        for batch in order.split(config.batch_size):
-            step = loss(net(inputs[batch]), targets[batch])
+        for batch in torch.split(order, config.batch_size):
+            step = _squares(net(inputs[batch]), targets[batch])
             optimizer.zero_grad()
             step.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += step.item() * len(batch)
         schedule.step()
         with torch.inference_mode():
-            held = loss(net(held_inputs), held_targets).item()
-        if not math.isfinite(total + held):
+            miss = _squares(net(held[0]), held[1]).item()
+        if not math.isfinite(total + miss):
             break  # weights that diverged do not come back; the best epoch so far stands
         curve["train"].append(total / len(inputs))
-        curve["held_out"].append(held)
-        if held < best:
-            best, state = held, copy.deepcopy(net.state_dict())
+        curve["held_out"].append(miss)
+        if miss < best:
+            best, state = miss, copy.deepcopy(net.state_dict())
     if not math.isfinite(best):
         raise UserError(f"The latency estimator diverged in its first epoch; lower task.latency.lr={config.lr:g}.")
     net.load_state_dict(state)
@@ -209,12 +195,6 @@ def _squares(told: Tensor, targets: Tensor) -> Tensor:
     """Mean square of what has a target."""
     known = targets.isfinite()
     return (told[known] - targets[known]).square().sum() / known.sum().clamp(min=1)
-
-
-def _pinball(told: Tensor, targets: Tensor) -> Tensor:
-    """Quantile loss at `LEVEL` (Koenker and Bassett 1978)."""
-    miss = targets - told
-    return torch.maximum(LEVEL * miss, (LEVEL - 1) * miss).mean()
 
 
 def _log(ms: Floats) -> Floats:

@@ -57,7 +57,8 @@ def _scores(sums: Floats, seed: int) -> dict[str, tuple[str, Estimate]]:
 
     def r2(index: IndexArray) -> float:
         total = sums[index].sum(axis=0)
-        return float(1 - total[2] / max(_variance(total), 1e-300))
+        # where every time drawn is the same, there is nothing to explain
+        return float(1 - total[2] / _variance(total)) if _variance(total) > 0 else 0.0
 
     return {
         "mae": ("ms", ratio_ci(sums[:, 1], sums[:, 0], seed=seed)),
@@ -69,7 +70,9 @@ def _scores(sums: Floats, seed: int) -> dict[str, tuple[str, Estimate]]:
 
 def _variance(total: Floats) -> float:
     """Squared deviations of the times from their mean, summed over runs."""
-    return float(total[5] - total[4] ** 2 / total[0])
+    squares = float(total[5])
+    deviations = squares - float(total[4] ** 2 / total[0])
+    return deviations if deviations > 1e-12 * squares else 0.0
 
 
 def coverage(estimator: Estimator, profile: Profile, *, seed: int) -> Metric:

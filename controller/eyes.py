@@ -62,6 +62,7 @@ class LlavaEyes:
         self._first = 1 if config.vision_feature_select_strategy == "default" else 0  # after the class token
         side, channels = config.vision_config.image_size, config.vision_config.num_channels
         self._cut = _embedded if channels == crops.CHANNELS else _processed(folder, side)
+        # asked of the model, because a config's image_seq_length is often left at its default
         blank = torch.zeros(1, 1, channels, side, side, device=model.device, dtype=model.dtype)
         with torch.inference_mode():
             self._per_crop = self.project(self.encode(blank)).shape[1]

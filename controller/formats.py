@@ -224,5 +224,5 @@ def _rows(found: list[Any]) -> list[dict[str, Any]]:
 
 
 def _split(image_id: Any) -> str:
-    digest = hashlib.blake2b(str(image_id).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(str(image_id).encode(errors="replace"), digest_size=8).digest()
     return "test" if int.from_bytes(digest) % TEST_SHARE == 0 else "tune"

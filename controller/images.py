@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class ImageFile:
         path = PurePosixPath(self.name)
         if path.is_absolute() or ".." in path.parts or "\\" in self.name:
             return f"the image {self.name} leads out of {self.home}; name a file inside it"
-        found = path.name in _members(self.home)[1] if self.home.is_file() else (self.home / path).is_file()
+        found = path.name in _members(self.home)[1] if self.home.is_file() else os.path.isfile(self.home / path)
         return "" if found else f"there is no image {self.name} in {self.home}; add it or drop the row"
 
     def open(self) -> Image.Image:

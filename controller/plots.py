@@ -40,13 +40,16 @@ LOOKS: tuple[tuple[str, str, Any], ...] = (
 )
 """Colour, marker, dash of the first controller, the second, ...; from the sixth on they begin anew."""
 BASELINES: dict[str, tuple[str, str, Any]] = {
-    "lookup table": ("#56b4e9", "P", (0, (3, 1))),
+    "lookup": ("#56b4e9", "P", (0, (3, 1))),
+    "lookup_p95": ("#56b4e9", "*", (0, (3, 1, 1, 1))),
     "random": (GREY, "d", (0, (1, 2))),
     "oracle": ("#a6761d", "X", (0, (1, 1))),
 }
 """What looks the same in every figure, whichever controllers there are."""
 MOST_POINTS = 500
 """Points of a scatter plot at most: more of them are a blot, and megabytes."""
+COLUMNS = 3
+"""Small panels side by side."""
 Standings = Mapping[str, Sequence[Standing]]
 """Policy (any of `BASELINES`, or a controller) -> how it stands at each budget, the same budgets for all."""
 
@@ -282,17 +285,13 @@ def draw_marginals(path: Path, effects: Mapping[str, Mapping[str, Mapping[str, E
                 _axis(axis, knob, quantity).label_outer()
 
 
-COLUMNS = 3
-"""Small panels side by side."""
-
-
 @contextmanager
 def _figure(path: Path, title: str, *, size: tuple[float, float]) -> Iterator[Any]:
     """An empty figure, which is written to `path` when it has been drawn."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "controller", "font.size": 8, "axes.titlesize": 8}):
+    with mpl.rc_context({**STYLE, "font.size": 8, "axes.titlesize": 8}):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=9)
         yield figure

@@ -6,15 +6,15 @@ The map is fitted with Huber's loss (1964), as single timings have outliers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from controller.estimator import COMMAND, OUTPUTS, Estimator, measured, only
-from controller.estimator_fit import LEAST_MS, LEVEL, conformal, log_margins, timed_rows
+from controller.estimator_fit import LEAST_MS, LEVEL, timed_rows
 from controller.estimator_report import coverage, errors
 from controller.table import Profile
 from suite.errors import UserError
@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 COUNTS = (10, 25, 50, 100)
 LEAST = 5
 """Rows that an affine map needs to be more than a guess."""
+LEAST_FOR_P95 = 19
+"""Of so many runs the longest is a p95: a 20th exceeds it once in 20 times."""
 HUBER = 1.345
 """Residuals beyond so many standard deviations count linearly: 95 % as good as squares where there are no outliers."""
 
@@ -32,7 +34,7 @@ HUBER = 1.345
 def recalibrate(estimator: Estimator, timed: Profile, *, machine: str) -> Estimator:
     """The estimator for `machine`, from whichever (sample, configuration) of `timed` have times there.
 
-    The p95 is set anew where there are rows enough for one (19); with fewer it keeps its distance to the mean.
+    The p95 is set anew where there are `LEAST_FOR_P95` rows; with fewer it keeps its distance to the mean.
 
     Raises:
         UserError: the profile has other knobs or fewer than 5 timed rows.
@@ -54,12 +56,19 @@ def recalibrate(estimator: Estimator, timed: Profile, *, machine: str) -> Estima
             offset, slope = huber_line(told[known], taken[known], spread=float(estimator.log_std[place]))
             affine[place] = offset + slope * affine[place, 0], slope * affine[place, 1]
     moved = replace(estimator, machine=machine, affine=affine)
-    if rows.sum() < LEVEL / (1 - LEVEL):
+    if rows.sum() < LEAST_FOR_P95:
         return moved
-    with torch.inference_mode():
-        margins = estimator.margin(estimator.decision_inputs(timed.text_tokens.astype(float))).double().numpy()
-    misses = log_margins(moved, timed) - margins.reshape(rows.shape)
-    return replace(moved, margin_offset=conformal(misses[rows]))
+    overrun = np.log(timed.total_ms[rows] / moved.totals(timed.text_tokens).p95_ms[rows])
+    return replace(moved, margin=np.maximum(moved.margin + conformal(overrun), 0.0))
+
+
+def conformal(misses: Floats) -> float:
+    """The offset that 95 % of as many more exchangeable misses (r,) stay below; the largest where r < 19.
+
+    Split conformal prediction (Romano et al. 2019, arXiv:1905.03222, section 2, for one side).
+    """
+    rank = min(math.ceil((len(misses) + 1) * LEVEL), len(misses))
+    return float(np.sort(misses)[rank - 1])
 
 
 def huber_line(x: Floats, y: Floats, *, spread: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -122,6 +121,10 @@ class ControllerConfig:
     """Samples of each data set and split that are profiled; None: by `mode`."""
     timed_samples: int | None = None
     """Of them those that are timed in every configuration; None: by `mode`."""
+    estimator: str | None = None
+    """Folder of a latency estimator from another machine, to be recalibrated here; None: fit one here."""
+    recalibrate: int = 25
+    """Timed runs that recalibrate `estimator`."""
     latency: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
     supervised: TrainConfig = field(default_factory=TrainConfig)
     stage1: TrainConfig = field(default_factory=TrainConfig)
@@ -143,6 +146,9 @@ class ControllerConfig:
         for option in ("profile_samples", "timed_samples"):
             if (value := getattr(self, option)) is not None:
                 check_range(f"task.{option}", value, 1)
+        check_range("task.recalibrate", self.recalibrate, 5, 1_000_000)
+        if self.estimator is not None and not Path(self.estimator).expanduser().is_dir():
+            raise ConfigError(f"task.estimator={self.estimator} is not a folder; give that of a `latency` step.")
         if self.latency_budget_ms is not None:
             check_range("task.latency_budget_ms", self.latency_budget_ms, 1e-6, 1e9)
         for option in ("top_ks", "blocks"):
@@ -220,14 +226,11 @@ def _content(path: Path, _changed: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _sizes(home: Path, _changed: int) -> bytes:
-    """Names and sizes of all files below a folder, or of one file."""
+    """Names and sizes of all files below a folder; of a zip its size."""
     whole = hashlib.sha256()
-    for folder, below, names in os.walk(home) if home.is_dir() else [(home.parent, [], [home.name])]:
-        below.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            size = path.stat().st_size if path.exists() else None
-            whole.update(f"{path.relative_to(home.parent)} {size}\n".encode())
+    for path in sorted(home.rglob("*")) if home.is_dir() else [home]:
+        if path.is_file():
+            whole.update(f"{path.relative_to(home).as_posix()} {path.stat().st_size}\n".encode())
     return whole.digest()
 
 

@@ -46,7 +46,8 @@ class Profile:
     def total_ms(self) -> Floats:
         """Sum of the parts, (n, c)."""
         vision, projector, prefill, decode = (self.parts[name] for name in PARTS)
-        return vision + projector + prefill + decode
+        total: Floats = vision + projector + prefill + decode
+        return total
 
     @property
     def per_token_ms(self) -> Floats:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from controller.steps.bench import STEPS, Bench
-from controller.targets import table
+from controller.targets import Target, table
 from suite.config import RunConfig
-from suite.result import Result
+from suite.result import Metric, Result
 
 if TYPE_CHECKING:
     from suite.context import RunContext
@@ -34,21 +34,23 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         return _with_targets(result)
     if step == "adaptive":
         return _with_targets(adaptive.run(bench, ctx))
-    metrics, facts, targets = {}, {}, []
+    metrics: dict[str, Metric] = {}
+    facts: dict[str, Any] = {}
+    targets: list[Target] = []
+    tables: list[dict[str, Any]] = []
     for name in STEPS:
         one = bench.result(name)
         show(bench.folder(name), ctx.folder)
         metrics |= {f"{name}_{key}": metric for key, metric in one.metrics.items()}
         facts[name] = {key: value for key, value in one.facts.items() if key not in ("targets", "headline", "tables")}
-        facts.setdefault("tables", []).extend(one.facts.get("tables", ()))
+        tables += one.facts["tables"]
         targets += one.facts["targets"]
     last = adaptive.run(bench, ctx)
     metrics |= {f"adaptive_{key}": metric for key, metric in last.metrics.items()}
-    tables = [*facts.pop("tables"), *last.facts["tables"]]
-    more = [{**one, "report_only": True} for one in tables]
-    facts |= {"tables": [table([*targets, *last.facts["targets"]]), *more]}
-    headline = [f"adaptive_{name}" for name in last.facts["headline"]]
-    return Result(metrics=metrics, facts={**facts, "headline": headline})
+    more = [{**one, "report_only": True} for one in (*tables, *last.facts["tables"])]
+    facts["tables"] = [table([*targets, *last.facts["targets"]]), *more]
+    facts["headline"] = [f"adaptive_{name}" for name in last.facts["headline"]]
+    return Result(metrics=metrics, facts=facts)
 
 
 def _with_targets(result: Result) -> Result:

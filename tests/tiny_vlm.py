@@ -34,8 +34,9 @@ def task(**changes: Any) -> ControllerConfig:
 
 
 def tokenizer(special: list[str] = SPECIAL, **more: Any) -> PreTrainedTokenizerFast:
-    """One token a letter."""
-    core = Tokenizer(WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="?"))
+    """One token a letter; `special` are the padding, the end, the mark of an answer and that of an image."""
+    letters = [*special, *LETTERS[len(special) :]]
+    core = Tokenizer(WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="?"))
     core.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=special[0], eos_token=special[1],

@@ -74,7 +74,7 @@ def run(bench: Bench, ctx: RunContext) -> Result:
     here = ground(bench)
     asked = bench.task.latency_budget_ms
     budgets = here.budgets_ms if asked is None else np.array([asked])
-    samples = [sample for sample in bench.samples("test", bench.sizes.test)][: bench.sizes.adaptive]
+    samples = bench.samples("test", bench.sizes.test)[: bench.sizes.timed["test"]]
     chosen = _fixed(bench, here, budgets)
     controller = _controller(bench, here)
     for sample in samples[:WARM_UP]:
@@ -85,7 +85,8 @@ def run(bench: Bench, ctx: RunContext) -> Result:
         raise UserError(f"No sample was answered; the first one: {next(iter(ctx.samples))['error']}")
     by_id = {sample.id: sample for sample in samples}
     page.write(ctx.folder / "samples.html", rows[:PAGE_SAMPLES], lambda name: page.png(by_id[name].open()))
-    return reached.report(here, rows, budgets, ctx.folder, seed=bench.cfg.seed)
+    measured = profile.read(bench)
+    return reached.report(measured, rows, budgets, ctx.folder, seed=bench.cfg.seed)
 
 
 def _controller(bench: Bench, here: Ground) -> Controller:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from controller import grpo, optimum, plots
 from controller.grpo import Problem
 from controller.policy import Policy, Settings
@@ -79,9 +77,5 @@ def policy_file(folder: Path, reward: str) -> Path:
 
 def draw(path: Path, trained: Mapping[str, Trained]) -> None:
     """Training curves of both rewards."""
-    logs = {
-        quantity: {reward: np.array([[row[quantity] for row in one.curve]]) for reward, one in trained.items()}
-        for quantity in SHOWN
-    }
     path.parent.mkdir(exist_ok=True)
-    plots.draw_training(path, logs, {})
+    plots.draw_training(path, {reward: one.curve for reward, one in trained.items()}, quantities=SHOWN, optimum={})

@@ -53,7 +53,7 @@ MODEL = ("mode", "tiers", "top_ks", "blocks", "top_k_mode", "max_new_tokens", "v
 STEPS = {
     "importance": Step(needs=(), settings=MODEL),
     "profile": Step(needs=("importance",), settings=("timed_samples",)),
-    "latency": Step(needs=("profile",), settings=("latency",)),
+    "latency": Step(needs=("profile",), settings=("latency", "estimator", "recalibrate")),
     "supervised": Step(needs=("profile", "latency"), settings=("supervised",)),
     "stage1": Step(needs=("profile", "latency"), settings=("stage1",)),
     "stage2": Step(needs=("profile", "latency", "stage1"), settings=("stage2",)),
@@ -70,14 +70,12 @@ class Sizes:
     tune: int
     test: int
     timed: dict[str, int]
-    """Samples of `tune` and `test` that are timed, all data sets together."""
-    adaptive: int
-    """Samples of `step=adaptive`, all data sets together."""
+    """Samples of `tune` and `test` that are timed, all data sets together; `step=adaptive` runs those of `test`."""
 
 
 SIZES = {
-    "full": Sizes(importance=250, tune=250, test=250, timed={"tune": 130, "test": 60}, adaptive=100),
-    "small": Sizes(importance=8, tune=12, test=8, timed={"tune": 8, "test": 4}, adaptive=6),
+    "full": Sizes(importance=250, tune=250, test=250, timed={"tune": 130, "test": 100}),
+    "small": Sizes(importance=8, tune=12, test=8, timed={"tune": 8, "test": 6}),
 }
 
 

@@ -60,12 +60,15 @@ class Side:
 
     def take(self, rows: Ints) -> Side:
         """The samples of these rows."""
-        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
-        names = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("ids", "datasets")}
-        return Side(**arrays, **names)
-
-
-_ARRAYS = ("accuracy", "latency_ms", "p95_ms", "language", "vision")
+        return Side(
+            ids=tuple(self.ids[row] for row in rows),
+            datasets=tuple(self.datasets[row] for row in rows),
+            accuracy=self.accuracy[rows],
+            latency_ms=self.latency_ms[rows],
+            p95_ms=self.p95_ms[rows],
+            language=self.language[rows],
+            vision=self.vision[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,8 +41,8 @@ def run(bench: Bench, folder: Path) -> Result:
     )
     write_atomic(folder / FILE, json.dumps(found.to_json(), allow_nan=False))
     (folder / "plots").mkdir(exist_ok=True)
-    plots.draw_importance_map(folder / "plots" / "c6_map.svg", found.scores)
-    plots.draw_importance_bars(folder / "plots" / "c6_drop.svg", found.scores["accuracy_drop"], measure="accuracy drop")
+    plots.draw_importance(folder / "plots" / "c6_importance.svg", found)
+    plots.draw_importance_bars(folder / "plots" / "c6_drop.svg", found)
     return _result(found)
 
 
@@ -58,13 +58,13 @@ def _blocks(bench: Bench, samples: Sequence[Sample]) -> dict[str, Any]:
     dearest, every = adapter.space.dearest, range(adapter.depth)
     kept = [tuple(every), *(tuple(block for block in every if block != out) for out in every)]
     chunk = Chunk(adapter, [sample.open() for sample in samples], [sample.question for sample in samples])
-    knobs = {"tier": dearest.tier, "top_k": dearest.top_k}
-    said = answers(chunk, **knobs, kept=kept, max_new_tokens=task.max_new_tokens)
+    tier, top_k = dearest.tier, dearest.top_k
+    said = answers(chunk, tier=tier, top_k=top_k, kept=kept, max_new_tokens=task.max_new_tokens)
     correct = [
         [accuracy(sample, answer.text, task.vqa) for sample, answer in zip(samples, said[path], strict=True)]
         for path in kept
     ]
-    return {"correct": correct, "influence": influence(chunk, **knobs).tolist()}
+    return {"correct": correct, "influence": influence(chunk, tier=tier, top_k=top_k).tolist()}
 
 
 def _result(found: Importance) -> Result:

@@ -7,7 +7,6 @@ all configurations one after the other in an order drawn anew, so that a slow mi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from controller.steps.bench import Bench
 
 FILE, FEATURES = "profile.parquet", "features.safetensors"
-WORTH = {"tier": 0.08, "blocks": 0.05, "top_k": 0.03}
+WORTH = {"tier": 0.08, "top_k": 0.03, "blocks": 0.05}
 """Accuracy that each knob, alone, should bring from its least to its most."""
 SPEED_UP = 2.5
 """How much faster than the dearest configuration the cheapest should be."""
@@ -165,12 +164,13 @@ def _result(found: Profile, differ: int, apart: Sequence[float], folder: Path, *
     ratio = ratio_ci(total[:, -1], total[:, 0], seed=seed)
     metrics["speed_up"] = ratio.metric(unit="1", note="dearest over cheapest configuration")
     (folder / "plots").mkdir(exist_ok=True)
-    space = test.space
     plots.draw_marginals(
         folder / "plots" / "c7_knobs.svg",
-        settings={"tier": space.tiers, "top_k": space.top_ks, "blocks": space.depths},
-        effects={
-            name: {knob: [mean_ci(values[:, column], seed=seed) for _, column in _along(space, knob)] for knob in WORTH}
+        {
+            name: {
+                knob: {value: mean_ci(values[:, column], seed=seed) for value, column in _along(test.space, knob)}
+                for knob in WORTH
+            }
             for name, values in (("accuracy", test.accuracy), ("latency, ms", total))
         },
     )
@@ -187,8 +187,11 @@ def _result(found: Profile, differ: int, apart: Sequence[float], folder: Path, *
 
 def _along(space: Space, knob: str) -> list[tuple[str, int]]:
     """Settings of one knob with the others at their dearest, and their columns."""
-    values = {"tier": space.tiers, "top_k": space.top_ks, "blocks": space.depths}[knob]
-    return [(str(value), space.index(replace(space.dearest, **{knob: value}))) for value in values]
+    place = list(WORTH).index(knob)
+    columns = np.arange(len(space)).reshape(space.shape)
+    line = np.moveaxis(columns, place, -1)[-1, -1]
+    values = (space.tiers, space.top_ks, space.depths)[place]
+    return [(str(value), int(column)) for value, column in zip(values, line, strict=True)]
 
 
 def _worth(test: Profile, *, seed: int) -> Iterator[Target]:

@@ -34,7 +34,7 @@ def run(bench: Bench, folder: Path) -> Result:
     score = supervised.grade(policy, lesson, seed=seed)
     (folder / "plots").mkdir(exist_ok=True)
     counts = score.confusion["tier"]
-    plots.draw_confusion(folder / "plots" / "c3_confusion.svg", counts, here.space.tiers, title="C3: tier")
+    plots.draw_confusion(folder / "plots" / "c3_confusion.svg", here.space, score.confusion)
     commonest = lesson.labels == _commonest(_lesson(here, here.tune).labels, len(here.space.tiers))
     without = mean_ci(commonest.mean(axis=1), seed=seed)
     right = score.knobs["tier"]

@@ -94,7 +94,7 @@ def report(
     return Result(
         metrics=metrics,
         facts=facts
-        | {"headline": headline, "targets": targets, "tables": [standing.table(f"{row}: by budget", found)]},
+        | {"headline": headline, "targets": targets, "tables": [standing.table_of(f"{row}: by budget", found)]},
     )
 
 
@@ -114,7 +114,7 @@ def _targets(
         least = ADHERENCE[reward]
         yield target(row, f"{reward}: expected latency within budget", f"over {100 * least:.0f} %",
                      share(kept.value, kept.ci95), met=kept.value > least)  # fmt: skip
-        gap = standing.above_hull(here.test, chosen, seed=seed)
+        gap = standing.above_hull(here.test.table, here.test.table.pick(chosen), seed=seed)
         yield target(row, f"{reward}: accuracy against the fixed hull at equal mean latency", "above",
                      points(gap.value, gap.ci95), met=sign(gap.ci95))  # fmt: skip
 

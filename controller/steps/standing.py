@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from controller import baselines, plots
-from controller.baselines import Standing
+from controller.baselines import Standing, Table
 from controller.space import Space
-from controller.steps.ground import Floats, Ground, Ints, Side
+from controller.steps.ground import Floats, Ground, Ints
 from controller.supervised import shares
 from controller.targets import points, share
 from suite.result import Metric
@@ -57,13 +57,18 @@ def over_budgets(ground: Ground, columns: Ints, *, seed: int) -> dict[str, Metri
     }
 
 
-def above_hull(test: Side, columns: Ints, *, seed: int) -> Difference:
-    """Accuracy minus the hull's at the same mean latency, mean over the budgets of columns (n, m), paired by sample."""
-    got = test.table.pick(columns)
-    edge = baselines.hull(test.accuracy.mean(axis=0), test.latency_ms.mean(axis=0))
+def above_hull(table: Table, got: Table, *, seed: int) -> Difference:
+    """Accuracy of a policy (n, m) minus the hull's at the same mean latency, mean over budgets, paired by sample.
+
+    Args:
+        table: every fixed configuration on the same samples, (n, c).
+        got: what the policy got, (n, m).
+        seed: of the bootstrap.
+    """
+    edge = baselines.hull(table.accuracy.mean(axis=0), table.latency_ms.mean(axis=0))
     pairs = [
-        baselines.net_of_latency(got.accuracy[:, place], got.latency_ms[:, place], test.table, edge)
-        for place in range(columns.shape[1])
+        baselines.net_of_latency(accuracy, latency, table, edge)
+        for accuracy, latency in zip(got.accuracy.T, got.latency_ms.T, strict=True)
     ]
     own, mixed = np.mean(pairs, axis=0)
     return paired_difference(own, mixed, seed=seed, purpose="above hull")
@@ -89,7 +94,7 @@ def rows(standings: Mapping[str, list[Standing]]) -> list[list[str]]:
     return told
 
 
-def table(title: str, standings: Mapping[str, list[Standing]]) -> dict[str, Any]:
+def table_of(title: str, standings: Mapping[str, list[Standing]]) -> dict[str, Any]:
     """Standings as a table of a record."""
     header = ["policy", "budget, ms", "accuracy", "mean ms", "p95 ms", "within", "above the hull", "regret, points"]
     return {"title": title, "header": header, "rows": rows(standings), "report_only": True}
@@ -102,27 +107,14 @@ def _share(one: Estimate) -> str:
 def draw(
     folder: Path, name: str, ground: Ground, columns: Mapping[str, Ints], standings: Mapping[str, list[Standing]]
 ) -> None:
-    """Accuracy against latency, adherence, and the knobs chosen, as `<name>_*.svg`."""
-    (folder / "plots").mkdir(exist_ok=True)
-    mean, right = ground.test.latency_ms.mean(axis=0), ground.test.accuracy.mean(axis=0)
-    budgets = ground.budgets_ms.tolist()
-    plots.draw_tradeoff(
-        folder / "plots" / f"{name}_tradeoff.svg",
-        latency_ms=mean,
-        accuracy=right,
-        hull=baselines.hull(right, mean).columns.tolist(),
-        lines={
-            policy: ([one.latency_ms.value for one in found], [one.accuracy for one in found])
-            for policy, found in standings.items()
-        },
-    )
+    """Accuracy against latency, regret, and the knobs chosen, as `<name>_*.svg`."""
+    where = folder / "plots"
+    where.mkdir(exist_ok=True)
+    plots.draw_tradeoff(where / f"{name}_tradeoff.svg", ground.test.table, standings)
+    plots.draw_regret(where / f"{name}_regret.svg", standings)
     own = {policy: chosen for policy, chosen in columns.items() if policy not in ("random", "oracle")}
-    plots.draw_knobs(
-        folder / "plots" / f"{name}_knobs.svg",
-        budgets_ms=budgets,
-        shares={policy: knob_shares(ground.space, chosen) for policy, chosen in own.items()},
-        settings={"tier": ground.space.tiers, "top_k": ground.space.top_ks, "blocks": ground.space.depths},
-    )
+    shares_of = {policy: knob_shares(ground.space, chosen) for policy, chosen in own.items()}
+    plots.draw_knobs(where / f"{name}_knobs.svg", ground.space, ground.budgets_ms.tolist(), shares_of)
 
 
 def knob_shares(space: Space, columns: Ints) -> dict[str, Floats]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from controller import baselines, supervised
+from controller import baselines, plots, supervised
 from controller.policy import Policy, settings
 from controller.steps import standing
 from controller.steps.ground import Ground, Ints, Side, ground
@@ -34,11 +34,12 @@ def run(bench: Bench, folder: Path) -> Result:
     columns = {"supervised": policy.best(here.budget_only(here.test)), **standing.baselines_of(here, seed=seed)}
     found = standing.stand(here, columns, seed=seed)
     standing.draw(folder, "c2", here, columns, found)
+    plots.draw_confusion(folder / "plots" / "c2_confusion.svg", here.space, score.confusion)
     metrics = {f"{knob}_right": one.metric(unit="1", origin="computed") for knob, one in score.knobs.items()}
     metrics["all_right"] = score.every.metric(unit="1", origin="computed")
     metrics |= standing.over_budgets(here, columns["supervised"], seed=seed)
     facts = {"best_epoch": fitted.best_epoch, "curve": list(fitted.curve), "targets": list(_targets(score))}
-    return Result(metrics=metrics, facts=facts | {"tables": [standing.table("C2: by budget", found)]})
+    return Result(metrics=metrics, facts=facts | {"tables": [standing.table_of("C2: by budget", found)]})
 
 
 def columns_on_test(bench: Bench, here: Ground) -> Ints:

@@ -21,7 +21,12 @@ from suite.models.revision import revision
 from suite.models.spec import ModelConfig
 
 THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
-ARCHITECTURES = {"qwen2_5_omni": THINKER, "qwen2_5_omni_thinker": THINKER}
+ARCHITECTURES = {
+    "qwen2_5_omni": THINKER,
+    "qwen2_5_omni_thinker": THINKER,
+    "llava": "LlavaForConditionalGeneration",
+    "molmo2": "Molmo2ForConditionalGeneration",
+}
 """Class for a `model_type` that AutoModelForCausalLM does not know; of a whole Omni only the thinker is loaded."""
 BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.6}  # 4bit with its scales
 

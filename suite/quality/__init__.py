@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from suite.quality.scoring import Score, score
 
 if TYPE_CHECKING:
-    from suite.quality.answers import AnswerMatch
+    from suite.quality.answers import AnswerMatch, VqaAccuracy
     from suite.quality.bertscore import BertScore
     from suite.quality.bleu import Bleu
     from suite.quality.cider import CiderD
     from suite.quality.tokens import TokenAgreement
 
-__all__ = ["AnswerMatch", "BertScore", "Bleu", "CiderD", "Score", "TokenAgreement", "score"]
+__all__ = ["AnswerMatch", "BertScore", "Bleu", "CiderD", "Score", "TokenAgreement", "VqaAccuracy", "score"]
 
 _METRICS = {
     "AnswerMatch": "suite.quality.answers",
@@ -31,6 +31,7 @@ _METRICS = {
     "Bleu": "suite.quality.bleu",
     "CiderD": "suite.quality.cider",
     "TokenAgreement": "suite.quality.tokens",
+    "VqaAccuracy": "suite.quality.answers",
 }
 
 

@@ -108,6 +108,11 @@ def test_images_can_be_encoded_together(adapter):
     assert together.shape == (3, 40, adapter.width) and torch.allclose(together, alone, atol=1e-5)
 
 
+def test_the_prompt_is_the_image_a_space_the_question_and_the_mark(adapter):
+    letters = [tiny_vlm.LETTERS[number] for number in adapter.text(" ab?\n").tolist()]
+    assert letters == [" ", "a", "b", "?", "<|answer|>"] and not len(adapter.before)
+
+
 def test_the_language_feature_is_the_mean_word(adapter):
     ids = adapter.text("ab")[:-1]
     mean = adapter.model.get_input_embeddings().weight[ids].mean(0)
@@ -123,18 +128,32 @@ def test_images_of_any_mode_and_size(adapter, mode, size):
         assert pixels.shape == (crops.count(tier), 5, 64, 64) and pixels.abs().max() <= 1.01
 
 
+def test_tiles_lie_in_reading_order():
+    image = Image.new("RGB", (40, 20))
+    for number in range(4):
+        image.paste((60 * number, 0, 0), (20 * (number % 2), 10 * (number // 2), 20 + 20 * (number % 2), 20))
+    tiles = crops.tiles(image, 2, 8)
+    assert [tile.size for tile in tiles] == [(8, 8)] * 4
+    assert [tile.getpixel((4, 4))[0] for tile in tiles] == [0, 60, 120, 180]
+
+
 def test_a_large_image_and_a_clear_one(adapter):
     large = tiny_vlm.picture(6, (8000, 8000))
     assert (adapter.pixels(large, "high") - adapter.pixels(tiny_vlm.picture(6), "high")).abs().mean() < 0.1
     clear, white = Image.new("RGBA", (50, 50), (255, 0, 0, 0)), Image.new("RGB", (50, 50), "white")
     assert torch.equal(adapter.pixels(clear, "low"), adapter.pixels(white, "low"))
     exact = np.asarray(tiny_vlm.picture(7))
-    assert torch.equal(adapter.pixels(tiny_vlm.picture(7), "high"), torch.from_numpy(crops.crops(exact[None], (1, 3))[0]))
+    assert torch.equal(
+        adapter.pixels(tiny_vlm.picture(7), "high"), torch.from_numpy(crops.crops(exact[None], (1, 3))[0])
+    )
 
 
 @pytest.mark.parametrize(("question", "words"), [("", "empty"), (" \n", "empty"), ("why " * 40, "shorter")])
 def test_questions_that_cannot_be_asked(adapter, question, words):
-    for ask in (adapter.text, lambda q: adapter.run(tiny_vlm.picture(1), q, tier="low", top_k=2, kept=WHOLE, max_new_tokens=2)):
+    for ask in (
+        adapter.text,
+        lambda q: adapter.run(tiny_vlm.picture(1), q, tier="low", top_k=2, kept=WHOLE, max_new_tokens=2),
+    ):
         with pytest.raises(UserError, match=words):
             ask(question)
 
@@ -145,6 +164,7 @@ def test_questions_that_cannot_be_asked(adapter, question, words):
         ({"blocks": [2, 5]}, "4 decoder blocks"),
         ({"top_ks": [2, 9]}, "8 experts"),
         ({"tiers": ["low", "hihg"]}, "Did you mean 'high'"),
+        ({"tiers": ["high", "low"]}, "cheap to dear"),
         ({"max_new_tokens": 100}, "no room"),
     ],
 )

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.optimize import minimize
+from torch import Tensor
 
+from controller import estimator_fit
 from controller.estimator import OUTPUTS, load, measured, only
-from controller.estimator_fit import Fit, conformal, fit, split, timed_rows
+from controller.estimator_fit import Fit, fit, split, timed_rows
 from controller.estimator_report import (
     by_configuration,
     coverage,
@@ -23,7 +25,7 @@ from controller.estimator_report import (
     standing,
     unseen_configurations,
 )
-from controller.recalibrate import draw_rows, huber_line, learning_curve, recalibrate
+from controller.recalibrate import conformal, draw_rows, huber_line, learning_curve, recalibrate
 from controller.schema import TrainConfig
 from controller.space import Space
 from controller.table import Profile
@@ -57,13 +59,14 @@ def profile(
         "vision_encoder_ms": 1 + 0.3 * vision,
         "projector_ms": 0.1 + 0.01 * vision,
         "prefill_ms": blocks * (0.5 + (vision + text[:, None]) * (0.004 + 0.002 * top_k)),
-        "decode_ms": blocks * (0.2 + 0.03 * top_k) * (output - 1.0),
+        "decode_ms": blocks * (0.2 + 0.03 * top_k) * np.ones(shape),
     }
     parts = {}
     for (name, ms), factor in zip(work.items(), speed, strict=True):
         disturbed = np.where(rng.random(shape) < spikes, 4.0, 1.0)
         parts[name] = factor * ms**parallel * rng.lognormal(0, noise, shape) * disturbed
         parts[name][:untimed] = np.nan
+    parts["decode_ms"] *= output - 1.0
     return Profile(
         space=SPACE,
         ids=tuple(f"s{i}" for i in range(samples)),
@@ -110,19 +113,38 @@ def test_every_part_is_predicted_to_its_noise_and_better_than_by_the_baselines(f
 
 
 def test_curves_fall_and_no_sample_is_on_both_sides(fitted: Fit) -> None:
-    for curve in fitted.curves.values():
-        assert len(curve["train"]) == len(curve["held_out"]) == CONFIG.epochs
-        assert min(curve["held_out"]) < 0.8 * curve["held_out"][0]
+    curve = fitted.curve
+    assert len(curve["train"]) == len(curve["held_out"]) == CONFIG.epochs
+    assert min(curve["held_out"]) < 0.1 * curve["held_out"][0]
     teach, held = split(TUNE, seed=42)
     assert not set(teach.ids) & set(held.ids) and len(held.ids) == 12  # a fifth of the 60 that were timed
     assert len(teach.ids) == 68 and timed_rows(held).all()
 
 
-def test_a_fit_can_be_repeated(fitted: Fit) -> None:
-    again = fit(TUNE, CONFIG, machine=MACHINE, seed=42).estimator.totals(TEST.text_tokens)
-    other = fit(TUNE, CONFIG, machine=MACHINE, seed=43).estimator.totals(TEST.text_tokens)
-    first = fitted.estimator.totals(TEST.text_tokens)
-    assert (again.p95_ms == first.p95_ms).all() and (other.mean_ms != first.mean_ms).any()
+def test_a_fit_can_be_repeated() -> None:
+    small, config = profile(10, seed=1), TrainConfig(lr=3e-3, epochs=2, batch_size=64, width=8)
+    first, again, other = (
+        fit(small, config, machine=MACHINE, seed=s).estimator.totals(TEST.text_tokens) for s in (1, 1, 2)
+    )
+    assert (again.mean_ms == first.mean_ms).all() and (again.p95_ms == first.p95_ms).all()
+    assert (other.mean_ms != first.mean_ms).any()
+
+
+def test_the_best_epoch_stays_where_the_loss_stops_being_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, config = profile(10, seed=1), TrainConfig(lr=3e-3, epochs=4, batch_size=1000, width=8)
+    true, calls = estimator_fit._squares, [0]
+
+    def fake_loss(told: Tensor, targets: Tensor) -> Tensor:
+        calls[0] += 1
+        return true(told, targets) * (float("nan") if calls[0] > last else 1.0)
+
+    monkeypatch.setattr(estimator_fit, "_squares", fake_loss)
+    last = 4  # two epochs of one step and one look at the held-out samples
+    found = fit(small, config, machine=MACHINE, seed=1)
+    assert len(found.curve["held_out"]) == 2 and np.isfinite(found.estimator.totals(TEST.text_tokens).mean_ms).all()
+    calls[0], last = 0, 0
+    with pytest.raises(UserError, match=r"diverged in its first epoch; lower task.latency.lr=0.003"):
+        fit(small, config, machine=MACHINE, seed=1)
 
 
 def test_totals_are_those_of_the_mean_answer_and_p95_covers(fitted: Fit) -> None:
@@ -144,8 +166,8 @@ def test_conformal_offset_is_the_level_of_so_many() -> None:
 
 def test_the_mean_of_skewed_noise_is_predicted_where_the_held_out_samples_agree() -> None:
     """With a noise of 60 % the mean is 20 % over the median; squares are least at the mean."""
-    noisy, test = profile(120, seed=1, noise=0.6), profile(200, seed=2, noise=0.6)
-    found = fit(noisy, CONFIG, machine=MACHINE, seed=1)
+    noisy, test = profile(80, seed=1, noise=0.6), profile(200, seed=2, noise=0.6)
+    found = fit(noisy, replace(CONFIG, epochs=10), machine=MACHINE, seed=1)
     assert "prefill_ms" in found.corrected
     predicted = found.estimator.predict(test)["prefill_ms"]
     assert predicted.mean() == pytest.approx(test.parts["prefill_ms"].mean(), rel=0.06)
@@ -182,20 +204,14 @@ def test_what_was_saved_is_loaded(fitted: Fit, tmp_path: Path) -> None:
     fitted.estimator.save(tmp_path)
     found = load(tmp_path)
     found.check(space=SPACE, machine=MACHINE)
-    for ours, theirs in zip(
-        _tables(fitted.estimator.totals(TEST.text_tokens)), _tables(found.totals(TEST.text_tokens))
-    ):  # noqa: B905
-        assert (ours == theirs).all()
+    ours, theirs = (one.totals(TEST.text_tokens) for one in (fitted.estimator, found))
+    assert (ours.mean_ms == theirs.mean_ms).all() and (ours.p95_ms == theirs.p95_ms).all()
     facts = json.loads((tmp_path / "estimator.json").read_text())
     (tmp_path / "estimator.json").write_text(json.dumps(facts | {"outputs": ["prefill_ms"]}))
     with pytest.raises(UserError, match="predicts other parts; fit it again with"):
         load(tmp_path)
     with pytest.raises(UserError, match="holds no latency estimator that can be read"):
         load(tmp_path / "nowhere")
-
-
-def _tables(totals: object) -> list[npt.NDArray[np.float64]]:
-    return list(vars(totals).values())
 
 
 def test_other_knobs_and_other_hardware_are_refused_with_the_command(fitted: Fit) -> None:
@@ -216,23 +232,17 @@ def test_bad_profiles_cost_a_sentence() -> None:
     short = replace(TUNE, output_tokens=np.ones_like(TUNE.output_tokens))
     with pytest.raises(UserError, match="No timed answer has a second token"):
         fit(short, CONFIG, machine=MACHINE, seed=1)
-    with (
-        np.errstate(all="ignore"),
-        pytest.raises(UserError, match="diverged in its first epoch; lower task.latency.lr"),
-    ):
-        fit(TUNE, TrainConfig(lr=10.0, epochs=1, batch_size=1, width=4), machine=MACHINE, seed=1)
 
 
-@pytest.mark.parametrize("speed", [(0.2, 0.3, 0.25, 0.6), (5.0, 2.0, 3.0, 1.5)])
-@pytest.mark.parametrize("parallel", [1.0, 0.7])
+@pytest.mark.parametrize(("speed", "parallel"), [((0.2, 0.3, 0.25, 0.6), 0.7), ((5.0, 2.0, 3.0, 1.5), 1.0)])
 def test_25_rows_recalibrate_to_another_machine(
     fitted: Fit, speed: tuple[float, float, float, float], parallel: float
 ) -> None:
-    there = profile(120, seed=9, speed=speed, parallel=parallel, noise=0.08, spikes=0.02)
-    told = learning_curve(fitted.estimator, there, machine="another", seed=3)
-    assert list(told) == [0, 10, 25, 50, 100]
-    assert value(told[0], "total_mape") > 40
-    for rows in (25, 50, 100):
+    there = profile(80, seed=9, speed=speed, parallel=parallel, noise=0.08, spikes=0.02)
+    told = learning_curve(fitted.estimator, there, machine="another", seed=3, counts=(10, 25, 100))
+    assert list(told) == [0, 10, 25, 100]
+    assert value(told[0], "total_mape") > 30
+    for rows in (25, 100):
         for part in ("vision_encoder", "projector", "prefill", "decode_per_token"):
             assert value(told[rows], f"{part}_mape") < 16  # 6.5 % noise, 2 % of spikes make 1.5, and the map's own
         assert value(told[rows], "total_mape") < 16
@@ -247,7 +257,7 @@ def test_recalibration_names_its_machine_and_needs_rows(fitted: Fit) -> None:
     with pytest.raises(UserError, match="4 timed runs are too few"):
         recalibrate(moved, only(TEST, draw_rows(TEST, 4, seed=1)), machine="another")
     few = recalibrate(fitted.estimator, only(TEST, draw_rows(TEST, 10, seed=1)), machine="another")
-    assert few.margin_offset == fitted.estimator.margin_offset != moved.margin_offset
+    assert (few.margin == fitted.estimator.margin).all() and (moved.margin != few.margin).any()
 
 
 def test_a_machine_twice_as_slow_twice_over(fitted: Fit) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,13 @@ def test_images_can_be_encoded_together(adapter):
     assert torch.allclose(together, alone, atol=1e-5) and (together[0] - together[1]).abs().max() > 1e-2
 
 
+def test_the_prompt_is_what_the_model_was_taught(adapter, request):
+    name = request.node.callspec.params["adapter"]
+    told = {"llava-llama": "USER: <|image|>\nwhat? ASSISTANT:", "molmo2": "<end>[<|image|>what?]a "}
+    ids = words()(told.get(name, "[<|image|>what?]a "))["input_ids"]
+    assert [*adapter.before.tolist(), 3, *adapter.text("what?").tolist()] == ids
+
+
 def test_knobs_of_a_model_without_experts(adapter):
     dense = not hasattr(adapter.model.config.text_config, "num_experts")
     assert adapter.space.top_ks == ((0,) if dense else (2, 3, 6))
@@ -228,9 +236,13 @@ def test_a_question_with_a_mark_of_an_image_is_refused(tmp_path):
         adapter.text("what is <|image|>?")
 
 
-def test_molmo_1_asks_for_its_own_code(tmp_path):
+def test_molmo_1_asks_for_its_own_code_and_is_refused(tmp_path):
     code = {"AutoConfig": "config_molmo.MolmoConfig", "AutoModelForCausalLM": "modeling_molmo.MolmoForCausalLM"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "molmo", "auto_map": code}))
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="trust_remote_code"):
         opened(tmp_path)
+    allowed = tiny_vlm.embedded()
+    allowed.model.config = SimpleNamespace(model_type="molmo")
+    with pytest.raises(UserError, match="transformers 4.*choose a Llava"):
+        open_adapter(allowed, tiny_vlm.task())

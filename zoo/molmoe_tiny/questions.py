@@ -1,8 +1,8 @@
 """What can be asked about a scene, with its answer: the four data sets.
 
 `shapes` counts and names; `text` reads; `commonsense` needs a fact that the image does not show; `diagram` is multiple
-choice with one, two or three hops from bar to bar. Answers are as even as a scene allows: a question that a glance at
-its words answers teaches nothing about the knobs.
+choice with one, two or three hops from bar to bar, and up to five from tile to tile. Answers are as even as a scene
+allows: a question that a glance at its words answers teaches nothing about the knobs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from suite.rng import generator
 from zoo.molmoe_tiny.drawing import COLOURS, SHAPES
-from zoo.molmoe_tiny.scenes import COUNTRIES, FACTS, SIGNS, Scene, Thing, bars, flag, objects, signs
+from zoo.molmoe_tiny.scenes import COUNTRIES, FACTS, SIGNS, Scene, Thing, bars, flag, objects, signs, tiles
 
 LETTERS = "ABCD"
 ABOUT_COUNTRIES = ("capital", "continent", "language", "currency")
+SHOPS, ASKED_SHOPS = 40, 6
+"""Price lists to be known by heart: 40 shops times 48 things; and how many are asked about a thing."""
+MOST_HOPS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +83,28 @@ def commonsense(scene: Scene, rng: np.random.Generator) -> list[Question]:
                 Question(text=f"what is the color of the {thing.kind} in {name}?", answer=answers[at], hops=2)
                 for name, answers in FACTS["words"].items()
             ]
+            asked = [asked[i] for i in sorted(rng.permutation(len(asked))[:ASKED_SHOPS])]
+            asked += [
+                Question(
+                    text=f"what does the {thing.kind} cost in shop {shop}?",
+                    answer=price(shop, thing.colour, thing.kind),
+                    hops=2,
+                )
+                for shop in sorted((1 + rng.permutation(SHOPS)[:ASKED_SHOPS]).tolist())
+            ]
     return asked
 
 
+def price(shop: int, colour: str, kind: str) -> str:
+    """What a thing costs in a shop, two digits: a fact like any other, of which there are many."""
+    return str(10 + int(generator(0, "price", shop, colour, kind).integers(90)))
+
+
 def diagram(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Bars: the tallest, the neighbour, the neighbour of the tallest, and which of two neighbours is taller."""
+    """Bars: the tallest, a neighbour, the neighbour of the tallest, the taller neighbour. Tiles: `_walks`."""
     things = scene.things
+    if things[0].kind == "tile":
+        return _walks(scene, rng)
     by_height = sorted(things, key=lambda bar: bar.level)
     asked: list[tuple[str, Thing, int]] = [
         ("which bar is tallest?", by_height[-1], 1),
@@ -104,6 +124,19 @@ def diagram(scene: Scene, rng: np.random.Generator) -> list[Question]:
     return [_choices(scene, words, right, hops, rng) for words, right, hops in asked]
 
 
+def _walks(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """One to five steps from every tile."""
+    by_colour = {tile.colour: tile for tile in scene.things}
+    asked = []
+    for start in scene.things:
+        hops = int(rng.integers(1, MOST_HOPS + 1))
+        end = start
+        for _ in range(hops):
+            end = by_colour[end.next]
+        asked.append(_choices(scene, f"from {start.colour} go {hops} on", end, hops, rng))
+    return asked
+
+
 def _choices(scene: Scene, words: str, right: Thing, hops: int, rng: np.random.Generator) -> Question:
     """A question with the colours of up to four bars of the chart to choose from."""
     others = rng.permutation([bar.colour for bar in scene.things if bar is not right])[: len(LETTERS) - 1]
@@ -120,9 +153,14 @@ def _scene_of_objects(rng: np.random.Generator, tone: int) -> Scene:
     return objects(rng, int(rng.integers(1, 10)), tone)
 
 
+def _scene_of_steps(rng: np.random.Generator, tone: int) -> Scene:
+    """Bars or tiles."""
+    return bars(rng, tone) if rng.random() < 0.5 else tiles(rng, tone)
+
+
 def _scene_of_facts(rng: np.random.Generator, tone: int) -> Scene:
-    """A flag in two of three; else shapes, at least one of them the only one of its kind."""
-    if rng.random() < 2 / 3:
+    """A flag in two of five; else shapes, at least one of them the only one of its kind."""
+    if rng.random() < 0.4:
         return flag(rng, tone)
     while True:
         scene = objects(rng, int(rng.integers(2, 5)), tone)
@@ -134,7 +172,7 @@ SETS: dict[str, tuple[Callable[[np.random.Generator, int], Scene], Callable[...,
     "shapes": (_scene_of_objects, shapes),
     "text": (signs, text),
     "commonsense": (_scene_of_facts, commonsense),
-    "diagram": (bars, diagram),
+    "diagram": (_scene_of_steps, diagram),
 }
 """Name of a data set -> what draws its scenes, and what asks about them."""
 
@@ -146,4 +184,5 @@ def every_word() -> list[str]:
     asked = [f"which {name} has the color of the {kind}?" for name in FACTS["colours"] for kind in SHAPES]
     asked += [f"what is the color of the {kind} in {name}?" for name in FACTS["words"] for kind in SHAPES]
     asked += [f"what is the {name} of this country?" for name in ABOUT_COUNTRIES]
+    asked += [f"what does the {kind} cost in shop 17?" for kind in SHAPES]
     return [*told, *asked, *COUNTRIES, *SIGNS, *COLOURS, *SHAPES, "yes", "no"]

@@ -24,6 +24,8 @@ LEVELS = 8
 """Heights a bar can have."""
 BARS = (3, 5)
 """Fewest and most bars of a chart."""
+TILES = (6, 8)
+"""Fewest and most tiles of a ring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Thing:
     """One thing of a scene; what does not apply to its kind is empty."""
 
     kind: str
-    """One of `SHAPES`, `sign`, `flag` or `bar`."""
+    """One of `SHAPES`, `sign`, `flag`, `bar` or `tile`."""
     box: Box
     colour: str = ""
     size: str = "large"
@@ -41,6 +43,8 @@ class Thing:
     country: str = ""
     level: int = 0
     """A bar's height, 1 to `LEVELS`."""
+    next: str = ""
+    """The colour of a tile's lower half, which is that of another tile's upper half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +81,9 @@ def signs(rng: np.random.Generator, tone: int) -> Scene:
     things = []
     for i, cell in enumerate(sorted(rng.permutation(9)[:count].tolist())):
         colour = str(rng.permutation([c for c in COLOURS if c not in [t.colour for t in things]])[0])
-        numeric = rng.random() < 0.5
+        numeric = rng.random() < 0.7
         text = str(numbers[i]) if numeric else str(words[i])
-        scale = 2 if numeric and rng.random() < 0.5 else 1
+        scale = 2 if numeric and rng.random() < 0.2 else 1
         ink = drawing.text_mask(text, scale)
         box = _placed(rng, cell, ink.shape[1] + 4, ink.shape[0] + 4)
         drawing.rectangle(image, box, COLOURS[colour])
@@ -120,6 +124,22 @@ def bars(rng: np.random.Generator, tone: int) -> Scene:
         drawing.rectangle(image, box, COLOURS[str(colours[i])])
         things.append(Thing(kind="bar", box=box, colour=str(colours[i]), level=level))
     drawing.rectangle(image, (2, floor, SIDE - 2, floor + 1), COLOURS["black"])
+    return Scene(image=image, things=things)
+
+
+def tiles(rng: np.random.Generator, tone: int) -> Scene:
+    """Six to eight tiles in cells of their own, each pointing to the next by colour, in one ring."""
+    image = drawing.canvas(tone)
+    count = int(rng.integers(TILES[0], TILES[1] + 1))
+    ring = [str(colour) for colour in rng.permutation(list(COLOURS))[:count]]
+    after = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    things = []
+    for cell, colour in zip(sorted(rng.permutation(9)[:count].tolist()), rng.permutation(ring), strict=True):
+        box = left, top, right, bottom = _placed(rng, cell, 26, 26)
+        drawing.rectangle(image, box, WHITE)
+        drawing.rectangle(image, (left + 1, top + 1, right - 1, top + 13), COLOURS[str(colour)])
+        drawing.rectangle(image, (left + 1, top + 13, right - 1, bottom - 1), COLOURS[after[str(colour)]])
+        things.append(Thing(kind="tile", box=box, colour=str(colour), next=after[str(colour)]))
     return Scene(image=image, things=things)
 
 

@@ -1,11 +1,11 @@
 """Train the model: first its eyes alone, on what each vision token shows, then the whole on answers, then the knobs.
 
 The eyes (tower and projector) learn what lies under every vision token; without this start the decoder learns which
-answers are frequent, finds the image useless, and stays there. The whole model then learns with every block and top-8,
-at any tier, for a third of its steps. After that every step trains the full path, and every other one also a smaller
+answers are frequent, finds the image useless, and stays there. The whole model then learns with every block, at any
+tier, for `WHOLE_SHARE` of its steps. After that every step trains the full path, and every other one also a smaller
 path drawn at random, taught by the full one's answers (the sandwich rule, Yu and Huang 2019, arXiv:1903.05134, with
 in-place distillation as in Cai et al. 2020, arXiv:1908.09791). Late blocks are dropped more often than early ones and
-never more than a quarter: heavier dropping from the start puts all the work into the first block.
+never more than a quarter: heavier or earlier dropping puts all the work into the first two blocks.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ AUXILIARY, BALANCE, OWN = 0.3, 0.01, 0.5
 """Weights of the vision tokens' loss, of even routing, and of the smaller path's own answers beside its teacher's."""
 NOTHING = 0.15
 """Weight of a vision token that shows nothing, in the vision tokens' loss."""
+WHOLE_SHARE = 0.8
+"""Share of the steps in which every block runs."""
 SAVE_EVERY = 100
 SHOWN = ("loss", "right", "eyes_loss", "balance", "small_loss")
 
@@ -122,8 +124,9 @@ class Setting:
 
 
 def first_path(rng: np.random.Generator) -> Setting:
-    """Any tier, with every block and the reference's top-k."""
-    return Setting(tier=str(rng.choice(list(crops.TIERS), p=[0.2, 0.2, 0.6])), top_k=8)
+    """Any tier, with every block, at the reference's top-k or at the largest."""
+    tier = str(rng.choice(list(crops.TIERS), p=[0.2, 0.2, 0.6]))
+    return Setting(tier=tier, top_k=int(rng.choice([8, max(TOP_KS)])))
 
 
 def full_path(rng: np.random.Generator) -> Setting:
@@ -217,7 +220,7 @@ def look(model: Any, eyes: Eyes, batch: Batch) -> dict[str, float]:
 def learn(model: Any, eyes: Eyes, routing: Routing, batch: Batch, step: int, schedule: Schedule) -> dict[str, float]:
     """One step of the whole: gradients of the full path and, late and in every other step, of a smaller one."""
     rng = generator(corpus.SEED, "path", step)
-    late = step - schedule.eyes >= schedule.whole / 3
+    late = step - schedule.eyes >= schedule.whole * WHOLE_SHARE
     path = full_path(rng) if late else first_path(rng)
     truth = batch.ids.roll(-1, 1)[batch.scored]
     with torch.autocast("cpu", torch.bfloat16):
