@@ -71,7 +71,7 @@ def rows(config: VqaConfig) -> Iterator[Row]:
 
 
 def options_of(question: str) -> tuple[str, ...]:
-    """The options at the end of `which bar is tallest? A red B blue`; none where there are none."""
+    """The options that end a question, `... A red B blue`; none where nothing follows its question mark."""
     listed = question.rpartition("?")[2]
     return tuple(re.split(r" [A-Z] ", listed)[1:])
 

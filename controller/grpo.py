@@ -130,7 +130,7 @@ def advantages(rewards: Tensor, scale: str = "group", floor: float = 0.0) -> Ten
     """
     gaps = rewards - rewards.mean(dim=-1, keepdim=True)
     # The mean of equal numbers is not always that number.
-    pass
+    gaps = gaps.masked_fill(equal(rewards)[..., None], 0.0)
     if scale == "none":
         return gaps
     spread = rewards.std() if scale == "batch" else rewards.std(dim=-1, keepdim=True)

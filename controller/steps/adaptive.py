@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LONGEST = 512
 """Tokens of a question, for which the estimator is asked ahead."""
-PAGE_SAMPLES = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ def run(bench: Bench, ctx: RunContext) -> Result:
     if not rows:
         raise UserError(f"No sample was answered; the first one: {next(iter(ctx.samples))['error']}")
     by_id = {sample.id: sample for sample in samples}
-    page.write(ctx.folder / "samples.html", rows[:PAGE_SAMPLES], lambda name: page.png(by_id[name].open()))
+    page.write(ctx.folder / "samples.html", rows, lambda name: page.png(by_id[name].open()))
     measured = profile.read(bench)
     return reached.report(measured, rows, budgets, ctx.folder, seed=bench.cfg.seed)
 

@@ -26,6 +26,8 @@ class Trained:
     """`grpo.play` on `test`."""
     optimal: dict[str, Any]
     """The same of the exactly optimised policy."""
+    optimal_in_training: dict[str, Any]
+    """The same on `tune`."""
     ceiling: float
     """Mean reward on `test` of the best action of every state."""
 
@@ -66,6 +68,7 @@ def _train(knobs: Settings, sides: Sequence[Problem], config: GrpoConfig, name: 
         curve=fitted.curve,
         played=grpo.play(policy, test, config),
         optimal=grpo.play(exact, test, config),
+        optimal_in_training=grpo.play(exact, tune, config),
         ceiling=optimum.ceiling(test, config),
     )
 
@@ -75,7 +78,9 @@ def policy_file(folder: Path, reward: str) -> Path:
     return folder / f"{reward}.safetensors"
 
 
-def draw(path: Path, trained: Mapping[str, Trained]) -> None:
-    """Training curves of both rewards."""
-    path.parent.mkdir(exist_ok=True)
-    plots.draw_training(path, {reward: one.curve for reward, one in trained.items()}, quantities=SHOWN, optimum={})
+def draw(where: Path, row: str, trained: Mapping[str, Trained]) -> None:
+    """Training curves, a figure a reward."""
+    for reward, one in trained.items():
+        optimum = {name: one.optimal_in_training[name] for name in SHOWN if name in one.optimal_in_training}
+        curve = {"GRPO": one.curve}
+        plots.draw_training(where / f"{row}_training_{reward}.svg", curve, quantities=SHOWN, optimum=optimum)

@@ -22,6 +22,7 @@ from filelock import FileLock
 from controller.schema import ControllerConfig
 from controller.space import kept_blocks
 from suite.config import RunConfig
+from suite.errors import UserError
 from suite.hardware.machine import cpu_model
 from suite.records.store import write_atomic
 from suite.result import Metric, Result
@@ -86,6 +87,8 @@ class Bench:
     cfg: RunConfig
     ctx: RunContext
     done: dict[str, Result] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Samples that cannot be used, and why."""
 
     @property
     def task(self) -> ControllerConfig:
@@ -127,13 +130,33 @@ class Bench:
         return read_samples(self.cfg.dataset)
 
     def samples(self, split: str, of_each: int) -> list[Sample]:
-        """The first usable samples of every data set in a split, data sets taking turns."""
+        """The first usable samples of every data set in a split, data sets taking turns; the others are told once."""
         by_set: dict[str, list[Sample]] = {}
         for sample in self.data.samples:
-            if sample.split == split and not sample.problem:
-                by_set.setdefault(sample.dataset, []).append(sample)
-        longest = min(of_each, max(map(len, by_set.values()), default=0))
+            found = by_set.setdefault(sample.dataset, [])
+            if sample.split == split and len(found) < of_each and self._usable(sample):
+                found.append(sample)
+        longest = max(map(len, by_set.values()))
         return [found[i] for i in range(longest) for found in by_set.values() if i < len(found)]
+
+    def _usable(self, sample: Sample) -> bool:
+        """Whether its row is whole and its image opens; if not, it is skipped, or with `strict` the end.
+
+        Raises:
+            UserError: it is not usable, and the run is strict.
+        """
+        try:
+            if sample.problem:
+                raise UserError(sample.problem)
+            sample.open()
+        except UserError as error:
+            if self.cfg.strict:
+                raise
+            if sample.id not in self.skipped:
+                log.warning("skipped: %s", error)
+                self.skipped[sample.id] = str(error)
+            return False
+        return True
 
     def folder(self, name: str) -> Path:
         """Where a step that has been run left its files."""

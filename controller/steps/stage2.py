@@ -74,7 +74,7 @@ def report(
     every = {**columns, **standing.baselines_of(here, seed=seed)}
     found = standing.stand(here, every, seed=seed)
     standing.draw(folder, row.lower(), here, every, found)
-    bandit.draw(folder / "plots" / f"{row.lower()}_training.svg", trained)
+    bandit.draw(folder / "plots", row.lower(), trained)
     metrics: dict[str, Metric] = {}
     for policy, chosen in every.items():
         of_one = standing.over_budgets(here, chosen, seed=seed)

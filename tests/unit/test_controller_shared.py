@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from controller import features, shared
 from controller.adapter import Adapter, Run, open_adapter
@@ -15,7 +16,9 @@ from controller.knobs import gate_of
 from controller.shared import Chunk, answers, influence
 from controller.space import kept_blocks
 from suite.errors import ConfigError, UserError
+from suite.models.loading import Loaded
 from tests import tiny_vlm
+from tests.tiny import randomise
 
 IMPORTANCE = [0.3, 0.1, 0.4, 0.2]
 QUESTIONS = ["what is it?", "red?", "how many boxes are left of the red one?", "which colour is it?", "is it 4?"]
@@ -25,9 +28,9 @@ ODD = [(2,), (0, 1), (0, 3), (1, 2, 3), (0, 1, 2, 3), (0, 1, 3)]
 MOST = 5
 
 
-def opened(**changes: Any) -> Adapter:
-    """The random model in float64, where no two logits are as close as the order of a sum; every second token ends."""
-    loaded = tiny_vlm.embedded()
+def opened(loaded: Loaded | None = None, **changes: Any) -> Adapter:
+    """A random model in float64, where no two logits are as close as the order of a sum; every second token ends."""
+    loaded = loaded or tiny_vlm.embedded()
     loaded.model.double()
     adapter = open_adapter(loaded, tiny_vlm.task(max_new_tokens=MOST, **changes))
     adapter.end_ids = frozenset(range(1, len(tiny_vlm.LETTERS), 2))
@@ -81,6 +84,17 @@ def test_kept_blocks_need_not_be_nested(adapter: Adapter) -> None:
 @pytest.mark.parametrize("mode", ["renorm", "mass"])
 def test_top_k_mode(mode: str) -> None:
     check(opened(top_k_mode=mode), "low", 6, [(0, 2, 3)], range(5))
+
+
+def test_a_decoder_without_experts_and_with_fewer_key_heads() -> None:
+    config = tiny_vlm.embedded().model.config
+    dense = LlavaConfig(
+        vision_config=config.vision_config, text_config=LlamaConfig(**tiny_vlm.TEXT | {"num_key_value_heads": 1}),
+        image_token_index=3, image_seq_length=4, vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    model = randomise(LlavaForConditionalGeneration(dense), 0)
+    adapter = opened(tiny_vlm.loaded(model, tiny_vlm.tokenizer()))
+    check(adapter, "low", 0, [(0, 1, 3), (0, 2)], range(5))
 
 
 def test_blocks_in_front_are_computed_once(adapter: Adapter) -> None:
