@@ -14,6 +14,8 @@ gradient that of the reward, times (G - 1) / G, because a group's mean contains 
 - A group whose accuracies are all equal has rewards that differ by a few ms of latency, and dividing by so small a
   spread would blow them up to the size of a wrong answer. So no spread below `FLOOR` is divided by; one different
   answer in a group of five spreads it by 0.13 at least, which `FLOOR` does not touch.
+- Scaling by the group weighs a state where little is at stake like one where all is, so its optimum is not the
+  reward's where the features leave doubt; `batch` and `none` have the reward's.
 - An epoch is every sample once, at all m budgets: a batch of 32 samples is 32 m groups, at the price of one.
 - Draws depend on (seed, epoch, sample, budget). All actions are tabulated, so what is logged is exact, not sampled.
 """

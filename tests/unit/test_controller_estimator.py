@@ -109,6 +109,7 @@ def test_every_part_is_predicted_to_its_noise_and_better_than_by_the_baselines(f
     for baseline in (lookup_means, linear_regression):  # neither knows that text and knobs multiply
         better = gains(TEST, fitted.estimator.predict(TEST), baseline(teach, TEST), seed=1)
         assert all(better[part].ci95[0] > 0 for part in ("prefill", "total"))  # type: ignore[index]
+    assert value(told["linear_regression"], "vision_encoder_r2") > 0.9  # which is linear, so it can
     assert value(told["lookup_mean"], "prefill_mape") > 1.5 * value(ours, "prefill_mape")
 
 
@@ -178,6 +179,9 @@ def test_unseen_configurations_are_interpolated() -> None:
     assert len(names) == 5 and len(set(names)) == 5
     assert value(told, "total_mape") < 10
     assert told["total_mape"].note == "250 runs"  # 5 of 27 configurations on 50 samples
+    spoilt = np.where([str(knobs) in names for knobs in SPACE.configurations], 100.0, 1.0)
+    tune = replace(TUNE, parts={name: spoilt * ms for name, ms in TUNE.parts.items()})
+    assert unseen_configurations(tune, TEST, CONFIG, seed=5)[1] == told  # as it never looked at them
 
 
 def test_errors_in_numbers() -> None:

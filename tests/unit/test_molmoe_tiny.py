@@ -241,3 +241,25 @@ def test_a_measurement_of_an_untrained_model_is_whole(made, tok):
     times = measure.latency(made, tok, scores, samples=1, rounds=1)
     assert times["all"]["cheapest"]["ms"] < times["all"]["dearest"]["ms"]
     json.dumps([found, times])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_no_token_sees_what_follows_it_or_another_question(attention, made, tok):
+    """Training runs eager attention, which adds its mask: truth values would hide nothing and answers leak."""
+    batch = batches.Maker(tok, images=4, text=60).batch(0)
+    made.set_attn_implementation(attention)
+    seen = torch.randn(4, 56, made.config.text_config.hidden_size, generator=torch.Generator().manual_seed(0))
+    shape = {"attention_mask": batches.mask(batch.segment, 56), "position_ids": batches.positions(batch, 56)}
+
+    def hidden(ids):
+        embeds = torch.cat([seen, made.get_input_embeddings()(ids)], dim=1)
+        return made.model.language_model(inputs_embeds=embeds, use_cache=False, **shape).last_hidden_state[:, 56:]
+
+    before = hidden(batch.ids)
+    for place in (3, 20):
+        after = hidden(batch.ids.index_fill(1, torch.arange(place, batch.ids.shape[1]), 5))
+        torch.testing.assert_close(after[:, :place], before[:, :place], atol=1e-5, rtol=0)
+    first = batch.segment == 1
+    after = hidden(batch.ids.masked_fill(first, 5))
+    others = batch.segment > 1
+    torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=0)

@@ -41,6 +41,8 @@ class Batch:
     """(images, text): whether the next token is part of an answer."""
 
 
+HIDDEN = -1e9
+"""Added to the score of a token that is not to be seen."""
 ALL_CROPS = sum(grid * grid for grid in crops.GRIDS)
 
 
@@ -113,12 +115,17 @@ def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ..
 
 
 def mask(segment: Tensor, vision: int) -> Tensor:
-    """Who attends to whom in rows of `vision` vision tokens and then text, (images, 1, length, length) bool."""
+    """Who attends to whom in rows of `vision` vision tokens and then text, (images, 1, length, length).
+
+    To be added to the attention's scores, 0 or very low: eager attention would add a mask of truth values as 0 and 1,
+    and hide nothing.
+    """
     rows, text = segment.shape
     whole = torch.cat([segment.new_zeros(rows, vision), segment], dim=1)
     image = torch.arange(vision + text) < vision
     seen = image[None, None, :] | (whole[:, :, None] == whole[:, None, :])
-    return (seen & torch.ones(vision + text, vision + text, dtype=torch.bool).tril())[:, None]
+    seen &= torch.ones(vision + text, vision + text, dtype=torch.bool).tril()
+    return torch.where(seen, 0.0, HIDDEN)[:, None]
 
 
 def positions(batch: Batch, vision: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 from controller import crops
 
 BLOCKS, EXPERTS, TOP_K = 16, 16, 8
-WIDTH, EXPERT_WIDTH, HEADS = 128, 32, 2
+WIDTH, EXPERT_WIDTH, HEADS = 128, 32, 4
 TOP_KS = (4, 6, 8, 10, 12)
 DEPTHS = (8, 10, 12, 14, 16)
 """Settings of the knobs that it is trained and measured at."""
