@@ -103,8 +103,7 @@ def problem(
         if not np.isfinite(table).all():
             missing = int((~np.isfinite(table)).any(axis=1).sum())
             raise UserError(
-                f"{missing} of {len(table)} samples have no {name} for some configuration; train on samples that have, "
-                "or with latency=estimator."
+                f"{missing} of {len(table)} samples have no {name} for some configuration; train on samples that have."
             )
     shape = (*inputs.shape[:2], accuracy.shape[1])
     tables = [accuracy, latency_ms] if mask_ms is None else [accuracy, latency_ms, mask_ms]

@@ -116,7 +116,7 @@ class Ground:
 
     def open_tiers(self, side: Side) -> npt.NDArray[np.bool_]:
         """Tiers whose cheapest configuration fits the budget at p95, (n, m, tiers); the lowest always."""
-        return feasible(side.p95_ms[:, :: self.per_tier], self.budgets_ms)
+        return feasible(side.p95_ms[:, None, :: self.per_tier], self.budgets_ms)
 
 
 def ground(bench: Bench) -> Ground:

@@ -52,9 +52,21 @@ def report(profile: Profile, rows: list[dict[str, Any]], budgets: Floats, folder
         "slower_than_profiled": _drift(fixed, known.space, runs["lookup"]),
         "headline": [*metrics][:6] + ["decision_share"],
         "targets": [*_targets(got, above, budgets, metrics, seed=seed)],
-        "tables": [{**standing.table_of("C8: real runs by budget", found), "report_only": False}],
+        "tables": [_short(found), standing.table_of("C8: real runs by budget", found)],
     }
     return Result(metrics=metrics, facts=facts)
+
+
+def _short(found: Mapping[str, list[Standing]]) -> dict[str, Any]:
+    """Budget by budget: the controller's accuracy, latency and adherence, and the accuracy of the others, in %."""
+    others = [name for name in found if name != OWN]
+    rows = []
+    for place, own in enumerate(found[OWN]):
+        right = [f"{100 * (found[name][place].accuracy.value or 0.0):.0f}" for name in (OWN, *others)]
+        times = [f"{own.latency_ms.value:.1f}", f"{own.p95_ms:.1f}", f"{100 * (own.within.value or 0.0):.0f}"]
+        rows.append([f"{own.budget_ms:.1f}", *times, *right])
+    header = ["budget, ms", "mean ms", "p95 ms", "within, %", OWN, *others]
+    return {"title": f"C8: {OWN}'s latency, and accuracy in %", "header": header, "rows": rows}
 
 
 def _drift(fixed: Table, space: Space, runs: list[list[dict[str, Any]]]) -> float:

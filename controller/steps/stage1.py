@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from controller import baselines, plots, supervised
 from controller.policy import Policy, settings
@@ -53,19 +54,13 @@ def run(bench: Bench, folder: Path) -> Result:
 def tiers(bench: Bench, here: Ground, side: Side, *, masked: bool) -> Ints:
     """Numbers of the tiers that stage 1 chooses, (n, m); `masked`: among those that can meet the budget."""
     policy = load(bench, here)
-    allowed = np.broadcast_to(here.open_tiers(side), (len(side.ids), len(here.budgets_ms), len(here.space.tiers)))
-    return policy.best(here.question(side), _tensor(allowed) if masked else None)
+    allowed = torch.from_numpy(here.open_tiers(side)) if masked else None
+    return policy.best(here.question(side), allowed)
 
 
 def load(bench: Bench, here: Ground) -> Policy:
     """The trained stage."""
     return Policy.load(bench.folder("stage1") / FILE, settings(here.space, "tier"))
-
-
-def _tensor(array: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _lesson(here: Ground, side: Side) -> Lesson:
