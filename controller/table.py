@@ -53,7 +53,8 @@ class Profile:
     def per_token_ms(self) -> Floats:
         """Decode time per token after the first, (n, c); NaN where the answer has one token only."""
         later = (self.output_tokens - 1).astype(float)
-        return np.divide(self.parts["decode_ms"], later, out=np.full(later.shape, np.nan), where=later > 0)
+        each: Floats = np.divide(self.parts["decode_ms"], later, out=np.full(later.shape, np.nan), where=later > 0)
+        return each
 
     @property
     def timed(self) -> npt.NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
 from controller import baselines, page
 from controller.adapter import Run
@@ -93,12 +94,10 @@ def _controller(bench: Bench, here: Ground) -> Controller:
     folder, reward = bench.folder("stage2"), bench.task.reward
     lengths = np.arange(LONGEST)
     p95 = latency.read(bench).totals(lengths).p95_ms if reward == "masked" else np.zeros((LONGEST, len(here.space)))
-    return Controller(
-        here=here,
-        first=decider(stage1.load(bench, here), folder / "stage1.onnx"),
-        second=decider(stage2.load(bench, here, reward), folder / f"{reward}.onnx"),
-        p95_ms=p95,
-    )
+    with FileLock(folder / "lock"):  # another launch may be writing the same files
+        first = decider(stage1.load(bench, here), folder / "stage1.onnx")
+        second = decider(stage2.load(bench, here, reward), folder / f"{reward}.onnx")
+    return Controller(here=here, first=first, second=second, p95_ms=p95)
 
 
 def _fixed(bench: Bench, here: Ground, budgets: Floats) -> dict[str, dict[str, Ints]]:

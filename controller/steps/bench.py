@@ -172,9 +172,17 @@ class Bench:
             "seed": self.cfg.seed,
             "model": self.revision,
             "data": self.data_digest,
-            "machine": [cpu_model(), _plain(self.cfg.hardware)],
+            "machine": [self.machine, _plain(self.cfg.hardware)],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def machine(self) -> str:
+        """What the model runs on: the GPU, or the processor."""
+        import torch
+
+        on_gpu = self.cfg.hardware.device != "cpu" and torch.cuda.is_available()
+        return torch.cuda.get_device_name() if on_gpu else cpu_model()
 
     @cached_property
     def revision(self) -> str:

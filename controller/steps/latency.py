@@ -15,7 +15,6 @@ from controller.recalibrate import draw_rows, recalibrate
 from controller.steps import profile
 from controller.table import Profile
 from controller.targets import Target, target
-from suite.hardware.machine import cpu_model
 from suite.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -30,10 +29,10 @@ def run(bench: Bench, folder: Path) -> Result:
     found, task, seed = profile.read(bench), bench.task, bench.cfg.seed
     tune, test = found.split("tune"), found.split("test")
     if task.estimator is None:
-        made = estimator_fit.fit(tune, task.latency, machine=cpu_model(), seed=seed).estimator
+        made = estimator_fit.fit(tune, task.latency, machine=bench.machine, seed=seed).estimator
     else:
         rows = draw_rows(tune, task.recalibrate, seed=seed)
-        made = recalibrate(estimator.load(Path(task.estimator)), only(tune, rows), machine=cpu_model())
+        made = recalibrate(estimator.load(Path(task.estimator)), only(tune, rows), machine=bench.machine)
     made.save(folder)
     scores = told.standing(made, tune, test, seed=seed)
     covered = told.coverage(made, test, seed=seed)
@@ -53,7 +52,7 @@ def run(bench: Bench, folder: Path) -> Result:
 def read(bench: Bench) -> Estimator:
     """The estimator of an earlier step, which must be of these knobs and this machine."""
     found = estimator.load(bench.folder("latency"))
-    found.check(space=profile.read(bench).space, machine=cpu_model())
+    found.check(space=profile.read(bench).space, machine=bench.machine)
     return found
 
 
