@@ -29,6 +29,8 @@ bench: $(READY)  ## against the peers, side by side in one run
 	$(BIN)/python -m bench.argo_recall
 	$(BIN)/python -m bench.argo_engine
 	$(BIN)/python -m bench.argo_grid
+	$(BIN)/python -m bench.controller_profile
+	$(BIN)/python -m bench.controller_decision
 
 figures: $(READY)  ## the README's tables and picture, from the commands that make them
 	$(BIN)/python -m bench.readme

@@ -1,6 +1,6 @@
 """Write the README's figures anew, each from the command that makes it.
 
-    make figures        about 20 minutes on 2 idle cores; jobs that are finished already cost nothing
+    make figures        about 50 minutes on 2 idle cores; jobs that are finished already cost nothing
 
 A block of the README between `<!-- NAME -->` and `<!-- /NAME -->` becomes the output of its command.
 """
@@ -21,11 +21,13 @@ PREPARE = (
     f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
     "launch.py experiment=specdec_what_if hydra.run.dir=outputs/readme_what_if",
     "launch.py experiment=argo_graphs task.mode=full dataset.difficulty=mixed hydra.run.dir=outputs/readme_argo",
+    "launch.py experiment=controller_all hydra.run.dir=outputs/readme_controller",
     "launch.py -m experiment=specdec_three_way",
 )
 PICTURES = {
     "readme_what_if/plots/what_if.svg": "specdec_what_if.svg",
     "readme_argo/plots/graph_1a.svg": "argo_graph_1a.svg",
+    "readme_controller/plots/c8_tradeoff.svg": "controller_tradeoff.svg",
 }
 BLOCKS = {"run": "-m suite table", "bench": "-m bench.specdec"}
 

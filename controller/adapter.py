@@ -227,6 +227,8 @@ def open_adapter(loaded: Loaded, task: ControllerConfig) -> Adapter:
     if any(gate_of(block) for block in stack.layers):
         # the grouped variants are slow on a CPU, and not monotone in top-k
         stack.set_experts_implementation("eager")
+    # eager attention adds its mask to the scores, so the truth values of `Decoder.block` would hide nothing
+    stack.set_attn_implementation("sdpa")
     llava = kind == "llava"
     eyes = LlavaEyes(model, loaded.folder) if llava else Molmo2Eyes(model, loaded.tokenizer, loaded.folder)
     return Adapter(loaded, task, eyes)

@@ -1,0 +1,91 @@
+"""The controller's study through launch.py: a random vision-language model of four blocks, few samples, few epochs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tests.runs import read_record
+
+STEPS = Path("outputs") / ".steps"
+ROWS = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8")
+WINDOW = 512
+"""Positions of the model: a token is a letter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """A checkpoint, and data of one's own in easy-vqa's format; `arguments` makes launch.py use them."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "vlm"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "easy_vqa"
+
+    @property
+    def small(self) -> list[str]:
+        """The model, and a study of eight configurations that takes seconds."""
+        model = ["task=controller", "models.vlm.source=path", f"models.vlm.id={self.model}"]
+        knobs = ["task.tiers=[low,high]", "task.top_ks=[2,4]", "task.blocks=[2,4]", "task.max_new_tokens=3"]
+        sizes = ["task.mode=small", "task.profile_samples=3", "task.timed_samples=5"]
+        trained = ("latency", "supervised", "stage1", "stage2", "grpo")
+        return [*model, *knobs, *sizes, *(f"task.{name}.epochs=6" for name in trained)]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same on its own data, of one set."""
+        return [*self.small, "task.profile_samples=8", "dataset=easy_vqa", f"dataset.path={self.data}"]
+
+
+def make_toy(folder: Path) -> Toy:
+    """The whole of it."""
+    toy = Toy(folder=folder)
+    save_model(toy.model)
+    write_data(toy.data)
+    return toy
+
+
+def save_model(folder: Path) -> None:
+    """The embedded model's classes with random weights, as a hub would hold it."""
+    from suite.models.quiet import quiet
+    from tests import tiny_vlm
+
+    loaded = tiny_vlm.embedded()
+    loaded.model.config.text_config.max_position_embeddings = WINDOW
+    with quiet():
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+
+
+def write_data(folder: Path, samples: int = 10) -> None:
+    """Questions and images of both splits; answers are single letters, which a random model hits now and then."""
+    from tests import tiny_vlm
+
+    for number, part in enumerate(("train", "test")):
+        images = folder / part / "images"
+        images.mkdir(parents=True)
+        for i in range(samples):
+            tiny_vlm.picture(100 * number + i, (64, 64)).save(images / f"{i}.png")
+        write_rows(folder, part, [[f"what is on square {i}?", "abcdefgh"[i % 8], i] for i in range(samples)])
+
+
+def write_rows(folder: Path, part: str, rows: Sequence[Any]) -> None:
+    """easy-vqa's `train` or `test` questions: [question, answer, image]."""
+    (folder / part / "questions.json").write_text(json.dumps(rows))
+
+
+def read_rows_of(folder: Path, part: str) -> list[Any]:
+    """What `write_rows` wrote."""
+    found: list[Any] = json.loads((folder / part / "questions.json").read_text())
+    return found
