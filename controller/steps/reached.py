@@ -85,10 +85,11 @@ def _targets(
     got: Mapping[str, Table], above: Difference, budgets: Floats, metrics: Mapping[str, Metric], *, seed: int
 ) -> Iterator[Target]:
     own = got[OWN]
-    gap = baselines.compare(own, got["lookup"], seed=seed)
-    told = f"{points(gap['accuracy'].value, gap['accuracy'].ci95)}, {gap['latency_ms'].value:+.2f} ms"
-    yield target("C8", "accuracy against the lookup table's configurations", "above", told,
-                 met=stage2.sign(gap["accuracy"].ci95))  # fmt: skip
+    for name, what in (("lookup_p95", "p95"), ("lookup", "mean")):
+        gap = baselines.compare(own, got[name], seed=seed)
+        told = f"{points(gap['accuracy'].value, gap['accuracy'].ci95)}, {gap['latency_ms'].value:+.2f} ms"
+        against = f"accuracy against the best fixed configuration whose {what} latency keeps the budget"
+        yield target("C8", against, "above", told, met=stage2.sign(gap["accuracy"].ci95))
     yield target("C8", "accuracy against the fixed hull at equal mean latency", "above",
                  points(above.value, above.ci95), met=stage2.sign(above.ci95))  # fmt: skip
     late = [f"{budget:.1f}" for budget, mean in zip(budgets, own.latency_ms.mean(axis=0), strict=True) if mean > budget]

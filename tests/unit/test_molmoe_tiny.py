@@ -211,7 +211,7 @@ def test_the_eyes_learn_and_a_killed_run_goes_on_the_same(made, tok, tmp_path, m
 
 
 def test_the_vision_tokens_loss_falls(made, tok, batch):
-    eyes = train.Eyes(model.WIDTH)
+    eyes = train.Eyes(made, tok)
     made.train()
     optimizer = torch.optim.AdamW([*made.parameters(), *eyes.parameters()], lr=3e-3)
     losses = []

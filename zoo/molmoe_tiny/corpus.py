@@ -30,6 +30,13 @@ LABELS = {
     "next": 1 + len(COLOURS),
 }  # fmt: skip
 """What is asked of every vision token, and the number of answers; 0 is "nothing there"."""
+WORDS = {
+    "kind": [f" {kind}" for kind in KINDS], "colour": [f" {colour}" for colour in COLOURS],
+    "word": [f" {word}" for word in SIGNS], "tens": [f" {digit}" for digit in range(10)],
+    "ones": [str(digit) for digit in range(10)], "country": [f" {country}" for country in COUNTRIES],
+    "next": [f" {colour}" for colour in COLOURS],
+}  # fmt: skip
+"""What a label from 1 on is called in questions and answers; a digit that follows another has no space before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,12 @@ def config(tok: Any) -> Any:
 
 
 def new(tok: Any) -> Any:
-    """An untrained model; experts start louder, because routing without renormalisation divides each by 16."""
+    """An untrained model.
+
+    Experts start louder, because routing without renormalisation divides each by 16. Attention starts by looking for
+    what is alike and copying it, as trained attention does (Trockman and Kolter 2023, "Mimetic initialization of
+    self-attention layers", arXiv:2305.09828).
+    """
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -99,6 +104,9 @@ def new(tok: Any) -> Any:
     with torch.no_grad():
         for block in made.model.language_model.layers:
             block.mlp.experts.down_proj.mul_(3)
+            attention = block.self_attn
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
         made.get_input_embeddings().weight.mul_(2)
     made.generation_config.eos_token_id = tok.eos_token_id
     made.generation_config.pad_token_id = tok.pad_token_id

@@ -35,6 +35,8 @@ AUXILIARY, BALANCE, OWN = 0.3, 0.01, 0.5
 """Weights of the vision tokens' loss, of even routing, and of the smaller path's own answers beside its teacher's."""
 NOTHING = 0.15
 """Weight of a vision token that shows nothing, in the vision tokens' loss."""
+SHARP = 4.0
+"""What a word's match with a vision token is multiplied by at the start."""
 WHOLE_SHARE = 0.8
 """Share of the steps in which every block runs."""
 SAVE_EVERY = 100
@@ -56,11 +58,23 @@ class Schedule:
 
 
 class Eyes(nn.Module):
-    """The heads that say what a vision token must contain."""
+    """The heads that say what a vision token must contain, most of them in the decoder's own words.
 
-    def __init__(self, width: int) -> None:
+    A token that shows a red circle must look like the embeddings of " red" and " circle". So question and image speak
+    one language before the decoder learns anything, and matching them is one thing to learn, not one a word.
+    """
+
+    def __init__(self, model: Any, tok: Any) -> None:
         super().__init__()
-        self.head = nn.Linear(width, sum(corpus.LABELS.values()))
+        self._embedding = [model.get_input_embeddings()]  # in a list: its weights are the model's
+        width = model.config.text_config.hidden_size
+        self.words = {name: [tok(text)["input_ids"][0] for text in texts] for name, texts in corpus.WORDS.items()}
+        self.turn = nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.full((len(self.words),), SHARP))
+        self.nothing = nn.Parameter(torch.zeros(len(self.words)))
+        self.plain = nn.ModuleDict(
+            {name: nn.Linear(width, size) for name, size in corpus.LABELS.items() if name not in self.words}
+        )
 
     def forward(self, seen: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the heads; seen is (..., width), labels (..., len(corpus.LABELS))."""
@@ -73,28 +87,17 @@ class Eyes(nn.Module):
 
     def logits(self, seen: Tensor) -> tuple[Tensor, ...]:
         """Scores of each head, (tokens, its answers)."""
-        return self.head(seen.flatten(0, -2)).float().split(list(corpus.LABELS.values()), dim=-1)
+        tokens = seen.flatten(0, -2)
+        turned = self.turn(tokens)
+        return tuple(self._head(name, turned if name == "next" else tokens).float() for name in corpus.LABELS)
 
-
-class Routing:
-    """While active, collects how evenly the gates spread the tokens."""
-
-    def __init__(self, model: Any) -> None:
-        self.losses: list[Tensor] = []
-        for block in model.model.language_model.layers:
-            block.mlp.gate.register_forward_hook(self._note)
-
-    def _note(self, gate: Any, args: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        logits, _, chosen = outputs
-        if logits.requires_grad:
-            load = torch.bincount(chosen.flatten(), minlength=gate.num_experts).float() / chosen.numel()
-            self.losses.append(gate.num_experts * (load * logits.float().softmax(-1).mean(0)).sum())
-
-    def take(self) -> Tensor:
-        """Mean load-balancing loss (Fedus et al. 2022, arXiv:2101.03961; 1 is even) since the last call."""
-        mean = torch.stack(self.losses).mean()
-        self.losses.clear()
-        return mean
+    def _head(self, name: str, tokens: Tensor) -> Tensor:
+        if name in self.plain:
+            told: Tensor = self.plain[name](tokens)
+            return told
+        place = list(self.words).index(name)
+        scores = self.scale[place] * (tokens @ self._embedding[0].weight[self.words[name]].T.to(tokens.dtype))
+        return torch.cat([self.nothing[place].expand(len(tokens), 1).to(scores.dtype), scores], dim=1)
 
 
 def see(model: Any, batch: Batch) -> Tensor:
@@ -152,7 +155,7 @@ def train(model: Any, tok: Any, schedule: Schedule, checkpoint: Path) -> list[di
         schedule: lengths of the stages.
         checkpoint: written every `SAVE_EVERY` steps; where it exists, training goes on from it.
     """
-    eyes, routing = Eyes(model.config.text_config.hidden_size), Routing(model)
+    eyes, routing = Eyes(model, tok), Routing(model)
     model.model.language_model.set_experts_implementation(DENSE)
     model.set_attn_implementation("eager")  # fused attention is slower backwards on a CPU
     both = nn.ModuleList([model, eyes])
