@@ -52,7 +52,7 @@ def make_toy(folder: Path) -> Toy:
     """The whole of it."""
     toy = Toy(folder=folder)
     save_model(toy.model)
-    write_data(toy.data)
+    write_data(toy)
     return toy
 
 
@@ -68,16 +68,23 @@ def save_model(folder: Path) -> None:
         loaded.tokenizer.save_pretrained(folder)
 
 
-def write_data(folder: Path, samples: int = 10) -> None:
-    """Questions and images of both splits; answers are single letters, which a random model hits now and then."""
+def write_data(toy: Toy, samples: int = 10) -> None:
+    """Questions and images of both splits; each answer is what the model says at one tier and top-k with all blocks."""
     from tests import tiny_vlm
 
+    adapter = open_adapter(tiny_vlm.embedded(), tiny_vlm.task(**KNOBS))
+    settings = list(itertools.product(KNOBS["tiers"], KNOBS["top_ks"]))
     for number, part in enumerate(("train", "test")):
-        images = folder / part / "images"
+        images = toy.data / part / "images"
         images.mkdir(parents=True)
+        rows = []
         for i in range(samples):
-            tiny_vlm.picture(100 * number + i, (64, 64)).save(images / f"{i}.png")
-        write_rows(folder, part, [[f"what is on square {i}?", "abcdefgh"[i % 8], i] for i in range(samples)])
+            image, question = tiny_vlm.picture(100 * number + i, (64, 64)), f"what is on square {i}?"
+            image.save(images / f"{i}.png")
+            tier, top_k = settings[i % len(settings)]
+            run = adapter.run(image, question, tier=tier, top_k=top_k, kept=range(4), max_new_tokens=LONGEST)
+            rows.append([question, run.answer, i])
+        write_rows(toy.data, part, rows)
 
 
 def write_rows(folder: Path, part: str, rows: Sequence[Any]) -> None:

@@ -100,6 +100,27 @@ class Eyes(nn.Module):
         return torch.cat([self.nothing[place].expand(len(tokens), 1).to(scores.dtype), scores], dim=1)
 
 
+class Routing:
+    """While active, collects how evenly the gates spread the tokens."""
+
+    def __init__(self, model: Any) -> None:
+        self.losses: list[Tensor] = []
+        for block in model.model.language_model.layers:
+            block.mlp.gate.register_forward_hook(self._note)
+
+    def _note(self, gate: Any, args: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, _, chosen = outputs
+        if logits.requires_grad:
+            load = torch.bincount(chosen.flatten(), minlength=gate.num_experts).float() / chosen.numel()
+            self.losses.append(gate.num_experts * (load * logits.float().softmax(-1).mean(0)).sum())
+
+    def take(self) -> Tensor:
+        """Mean load-balancing loss (Fedus et al. 2022, arXiv:2101.03961; 1 is even) since the last call."""
+        mean = torch.stack(self.losses).mean()
+        self.losses.clear()
+        return mean
+
+
 def see(model: Any, batch: Batch) -> Tensor:
     """Vision tokens of all three grids, (images, 56, width)."""
     features = model.model.vision_tower(batch.pixels).last_hidden_state
