@@ -74,7 +74,7 @@ class GrpoConfig(TrainConfig):
     """Weight of the k3 estimate of the divergence from the starting policy."""
     updates: int = 1
     """Optimiser steps on one batch of drawn groups."""
-    scale_rewards: str = "group"
+    scale_rewards: str = "none"
     """Divide advantages by the standard deviation of the `group`, of the `batch`, or by `none`."""
 
     def __post_init__(self) -> None:

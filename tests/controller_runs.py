@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from tests.runs import read_record
-
 STEPS = Path("outputs") / ".steps"
 ROWS = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8")
+KNOBS: dict[str, Any] = {"tiers": ["low", "high"], "top_ks": [2, 4], "blocks": [2, 4]}
+LONGEST = 3
+"""Tokens of an answer."""
 WINDOW = 512
 """Positions of the model: a token is a letter."""
 
@@ -37,10 +36,11 @@ class Toy:
     def small(self) -> list[str]:
         """The model, and a study of eight configurations that takes seconds."""
         model = ["task=controller", "models.vlm.source=path", f"models.vlm.id={self.model}"]
-        knobs = ["task.tiers=[low,high]", "task.top_ks=[2,4]", "task.blocks=[2,4]", "task.max_new_tokens=3"]
+        knobs = [f"task.{name}=[{','.join(map(str, values))}]" for name, values in KNOBS.items()]
+        answers = f"task.max_new_tokens={LONGEST}"
         sizes = ["task.mode=small", "task.profile_samples=3", "task.timed_samples=5"]
         trained = ("latency", "supervised", "stage1", "stage2", "grpo")
-        return [*model, *knobs, *sizes, *(f"task.{name}.epochs=6" for name in trained)]
+        return [*model, *knobs, answers, *sizes, *(f"task.{name}.epochs=6" for name in trained)]
 
     @property
     def arguments(self) -> list[str]:
@@ -70,6 +70,7 @@ def save_model(folder: Path) -> None:
 
 def write_data(toy: Toy, samples: int = 10) -> None:
     """Questions and images of both splits; each answer is what the model says at one tier and top-k with all blocks."""
+    from controller.adapter import open_adapter
     from tests import tiny_vlm
 
     adapter = open_adapter(tiny_vlm.embedded(), tiny_vlm.task(**KNOBS))

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     path
-    for top in ("launch.py", "suite", "edgecloud", "argo", "zoo", "bench", "hydra_plugins", "tests")
+    for top in ("launch.py", "suite", "edgecloud", "argo", "controller", "zoo", "bench", "hydra_plugins", "tests")
     for path in ([ROOT / top] if top.endswith(".py") else sorted((ROOT / top).rglob("*.py")))
 ]
 
@@ -30,7 +30,7 @@ def test_imports_run_one_way(tmp_path: Path) -> None:
 def test_nothing_imports_the_launcher() -> None:
     """It is a module, which import-linter does not follow."""
     importing = re.compile(r"^\s*(import|from) launch\b", re.MULTILINE)
-    packages = ("suite", "edgecloud", "argo", "zoo", "hydra_plugins")
+    packages = ("suite", "edgecloud", "argo", "controller", "zoo", "hydra_plugins")
     inside = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in packages]
     assert [path for path in inside if importing.search(path.read_text(encoding="utf-8"))] == []
 
@@ -41,8 +41,14 @@ def test_nothing_imports_the_launcher() -> None:
         "launch, suite.job, suite.report.table, hydra_plugins.checked_sweeper, edgecloud.task",
         "suite.__main__, suite.report.collect, suite.report.export, suite.report.html, suite.report.reference",
         "argo.task, argo.graphs, argo.calibration, argo.engines, argo.frontier, argo.retrieve, argo.analysis",
+        "controller.task, controller.schema, controller.space",
     ],
-    ids=["a job that is finished already", "the report", "a grid whose answers are stored"],
+    ids=[
+        "a job that is finished already",
+        "the report",
+        "a grid whose answers are stored",
+        "a step of the controller that was done before",
+    ],
 )
 def test_starts_without_torch(modules: str) -> None:
     heavy = "{'torch', 'transformers', 'wandb', 'matplotlib'}"

@@ -63,13 +63,19 @@ def test_a_method_loads_only_what_it_needs(compose: Compose, method: str, used: 
 )
 def test_every_choice_of_every_group_composes_and_is_typed(compose: Compose, choice: str) -> None:
     # some groups belong to one task, and some data are not in this repository
-    data = ["dataset.path=README.md", "+dataset.corpus=README.md"]
+    data, images = ["dataset.path=README.md", "+dataset.corpus=README.md"], "dataset.images=docs"
     needs = {
         "shapes=": ["task=specdec_what_if"],
         "mdp=": ["task=argo"],
         "dataset=questions": data,
         "dataset=oran_bench": data,
         "dataset=multihop": data[:1],
+        "dataset=textvqa": [*data[:1], images],
+        "dataset=vqav2": [*data[:1], images, "dataset.annotations=README.md"],
+        "dataset=okvqa": [*data[:1], images, "dataset.annotations=README.md"],
+        "dataset=scienceqa": data[:1],
+        "dataset=easy_vqa": data[:1],
+        "step=": ["task=controller"],
     }
     before = [override for start, more in needs.items() if choice.startswith(start) for override in more]
     typed(compose(choice, *before))
@@ -102,7 +108,11 @@ TOP = "Known: dataset, gpu_mode, hardware, models, output_name, retry_failed, se
             "hardware=iphone15 does not exist. Did you mean 'iphone15_cpu'? "
             "Known: g100, h100, iphone15_cpu, local, rtx3060x8.",
         ),
-        ("task=zzz", "task=zzz does not exist. Known: argo, argo_calibration, argo_graphs, specdec, specdec_what_if."),
+        (
+            "task=zzz",
+            "task=zzz does not exist. Known: argo, argo_calibration, argo_graphs, controller, controller_smoke, "
+            "specdec, specdec_what_if.",
+        ),
         ("task.k=x", "task.k: Value 'x' of type 'str' could not be converted to Integer."),
         ("task.k=2.5", "task.k: Value '2.5' of type 'float' could not be converted to Integer."),
         ("strict=perhaps", "strict: Value 'perhaps' is not a valid bool (type str)."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
 import argo.schema
+import controller.schema
 import edgecloud.schema
 import suite.config
 from suite.config import CONF, RunConfig, typed
@@ -29,6 +31,15 @@ ROWS = {
     "argo_fixed_k": "B7",
     "argo_models": "B8, B9",
     "argo_cpu": "B10",
+    "controller_latency": "C1",
+    "controller_supervised": "C2",
+    "controller_stage1": "C3",
+    "controller_stage2": "C4",
+    "controller_grpo": "C5",
+    "controller_importance": "C6",
+    "controller_profile": "C7",
+    "controller_adaptive": "C8",
+    "controller_all": "C6, C7, C1, C2, C3, C4, C5, C8",
 }
 
 
@@ -37,6 +48,7 @@ def hydra_conf():
     suite.config.register()
     edgecloud.schema.register()
     argo.schema.register()
+    controller.schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -70,7 +82,8 @@ def test_header_gives_command_cost_and_expectation(path: Path):
 def test_all_rows_of_the_reference_study_are_there():
     assert {path.stem for path in FILES} >= ROWS.keys() | {"smoke"}
     rows = {row for told in ROWS.values() for row in told.split(", ")}
-    assert rows == {f"A{n}" for n in range(1, 8)} | {f"B{n}" for n in range(1, 11)}
+    counts = {"A": 7, "B": 10, "C": 8}
+    assert rows == {f"{part}{n}" for part, count in counts.items() for n in range(1, count + 1)}
 
 
 def test_three_way_runs_both_phone_methods_and_the_cloud_elsewhere():
@@ -86,13 +99,17 @@ def commands(page: str) -> list[str]:
     return re.findall(r"^    (?:nohup )?python launch.py (?:-m )?(.*?)(?: > .*)?$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", commands("argo.md"))
+@pytest.mark.parametrize("command", commands("argo.md") + commands("controller.md"))
 def test_commands_of_the_documentation_are_legal(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes").mkdir()
-    for name in ("mine.jsonl", "2wiki.jsonl"):
-        (tmp_path / name).touch()
-    composed(*(re.sub(r"(=[^,[]*),.*", r"\1", typed) for typed in command.split()))
+    overrides = shlex.split(command)
+    for override in overrides:
+        option, _, value = override.partition("=")
+        if option in ("dataset.path", "dataset.annotations"):
+            Path(value).touch()
+        elif option in ("dataset.images", "dataset.corpus", "task.estimator"):
+            Path(value).mkdir()
+    composed(*(re.sub(r"(=[^,[]*),.*", r"\1", typed) for typed in overrides))
 
 
 def test_graphs_run_the_reference_studys_grid():
@@ -117,7 +134,37 @@ def test_without_a_gpu_means_without():
 
 def test_the_smoke_test_runs_every_study():
     _, axes = composed("experiment=smoke")
-    assert axes["task"] == "specdec,argo"
+    assert axes["task"] == "specdec,argo,controller_smoke"
+    small, _ = composed("experiment=smoke", "task=controller_smoke")
+    assert len(small.task.tiers) * len(small.task.top_ks) * len(small.task.blocks) == 8
+    assert (small.task.mode, small.task.step, small.dataset.max_samples) == ("small", "adaptive", 2)
+
+
+def test_every_step_of_the_controller_has_its_experiment():
+    for step, rows in controller.schema.STEPS.items():
+        config, _ = composed(f"experiment=controller_{step}")
+        assert (config.task.step, ROWS[f"controller_{step}"]) == (step, rows)
+
+
+def test_a_step_is_chosen_by_its_name_alone():
+    assert composed("task=controller")[0].task.step == "adaptive"
+    assert composed("task=controller", "step=latency")[0].task.step == "latency"
+
+
+def test_the_controller_has_the_reference_studys_knobs():
+    task = composed("task=controller")[0].task
+    assert (task.tiers, task.top_ks) == (["low", "medium", "high"], [4, 6, 8, 10, 12])
+    assert task.blocks == [8, 10, 12, 14, 16]
+    assert (task.mode, task.reward, task.latency_budget_ms) == ("full", "masked", None)
+    for trained, lr, batch, epochs in (
+        (task.latency, 1e-3, 64, 50),
+        (task.supervised, 1e-4, 64, 50),
+        (task.stage1, 1e-4, 64, 50),
+        (task.stage2, 1e-4, 32, 100),
+        (task.grpo, 1e-4, 64, 100),
+    ):
+        assert (trained.lr, trained.batch_size, trained.epochs) == (lr, batch, epochs)
+    assert (task.stage2.group_size, task.stage2.alpha, task.stage2.beta) == (5, 1.0, 0.5)
 
 
 def test_defaults_are_the_reference_studys():
