@@ -42,15 +42,21 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
         one = bench.result(name)
         show(bench.folder(name), ctx.folder)
         metrics |= {f"{name}_{key}": metric for key, metric in one.metrics.items()}
-        facts[name] = {key: value for key, value in one.facts.items() if key not in ("targets", "headline", "tables")}
+        facts[name] = _findings(one)
         tables += one.facts["tables"]
         targets += one.facts["targets"]
     last = adaptive.run(bench, ctx)
     metrics |= {f"adaptive_{key}": metric for key, metric in last.metrics.items()}
+    facts["adaptive"] = _findings(last)
     more = [{**one, "report_only": True} for one in (*tables, *last.facts["tables"])]
     facts["tables"] = [table([*targets, *last.facts["targets"]]), *more]
     facts["headline"] = [f"adaptive_{name}" for name in last.facts["headline"]]
     return Result(metrics=metrics, facts=facts)
+
+
+def _findings(result: Result) -> dict[str, Any]:
+    """Facts of a step but for those that a record gathers from all steps."""
+    return {key: value for key, value in result.facts.items() if key not in ("targets", "headline", "tables")}
 
 
 def _with_targets(result: Result) -> Result:

@@ -85,15 +85,35 @@ def write_data(toy: Toy, samples: int = 10) -> None:
             tier, top_k = settings[i % len(settings)]
             run = adapter.run(image, question, tier=tier, top_k=top_k, kept=range(4), max_new_tokens=LONGEST)
             rows.append([question, run.answer, i])
-        write_rows(toy.data, part, rows)
+        write_questions(toy.data, part, rows)
 
 
-def write_rows(folder: Path, part: str, rows: Sequence[Any]) -> None:
-    """easy-vqa's `train` or `test` questions: [question, answer, image]."""
+def write_questions(folder: Path, part: str, rows: Sequence[Any]) -> None:
+    """easy-vqa's questions of `train` or `test`: [question, answer, image]."""
     (folder / part / "questions.json").write_text(json.dumps(rows))
 
 
-def read_rows_of(folder: Path, part: str) -> list[Any]:
-    """What `write_rows` wrote."""
+def questions(folder: Path, part: str) -> list[Any]:
+    """What `write_questions` wrote."""
     found: list[Any] = json.loads((folder / part / "questions.json").read_text())
     return found
+
+
+def step_folder(folder: Path, step: str) -> Path:
+    """Where the one run of a step below `folder` left its files."""
+    (found,) = (folder / STEPS).glob(f"{step}-*")
+    return found
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its size and when it was written; but for locks, which are opened to write."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock")
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def targets(record: dict[str, Any]) -> list[list[str]]:
+    """Rows of a record's first table: row of the study, what, aim, reached, verdict."""
+    table = record["facts"]["tables"][0]
+    assert table["title"] == "Targets"
+    rows: list[list[str]] = table["rows"]
+    return rows

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from controller.schema import ControllerConfig
 from controller.space import kept_blocks
@@ -130,13 +130,22 @@ class Bench:
         return read_samples(self.cfg.dataset)
 
     def samples(self, split: str, of_each: int) -> list[Sample]:
-        """The first usable samples of every data set in a split, data sets taking turns; the others are told once."""
+        """The first usable samples of every data set in a split, data sets taking turns; the others are told once.
+
+        Raises:
+            UserError: there is none, or with `strict` one is not usable.
+        """
         by_set: dict[str, list[Sample]] = {}
         for sample in self.data.samples:
             found = by_set.setdefault(sample.dataset, [])
             if sample.split == split and len(found) < of_each and self._usable(sample):
                 found.append(sample)
         longest = max(map(len, by_set.values()))
+        if not longest:
+            raise UserError(
+                f"dataset={self.cfg.dataset.name} has no usable sample in its split `{split}`; the first that was "
+                f"skipped: {next(iter(self.skipped.values()))}"
+            )
         return [found[i] for i in range(longest) for found in by_set.values() if i < len(found)]
 
     def _usable(self, sample: Sample) -> bool:
@@ -207,7 +216,7 @@ class Bench:
                 self.result(other)
             folder = self.folder(name)
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock"):
+            with _turn(folder):
                 self.done[name] = self._found(folder) or self._made(name, folder)
         return self.done[name]
 
@@ -228,6 +237,16 @@ class Bench:
         stored = [{key: metric.to_json() for key, metric in result.metrics.items()}, result.facts]
         write_atomic(folder / "step.json", json.dumps(stored, ensure_ascii=False, allow_nan=False))
         return result
+
+
+def _turn(folder: Path) -> AcquireReturnProxy[Any]:
+    """Be alone at work on a step; who has to wait is told so."""
+    lock = FileLock(folder / "lock")
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: waits for the launch that is at work on it", folder.name)
+        return lock.acquire()
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ all configurations one after the other in an order drawn anew, so that a slow mi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def run(bench: Bench, folder: Path) -> Result:
         abs(sum(part) - total) / total
         for row in clocked for part, total in zip(row["parts"], row["total_ms"], strict=True)
     ]  # fmt: skip
-    return _result(found, differ, apart, folder, seed=bench.cfg.seed)
+    result = _result(found, differ, apart, folder, seed=bench.cfg.seed)
+    return replace(result, facts=result.facts | {"skipped": [*bench.skipped.values()]})
 
 
 def read(bench: Bench) -> Profile:

@@ -47,7 +47,7 @@ def test_nothing_imports_the_launcher() -> None:
         "a job that is finished already",
         "the report",
         "a grid whose answers are stored",
-        "a step of the controller that was done before",
+        "the controller before its first step",
     ],
 )
 def test_starts_without_torch(modules: str) -> None:

@@ -105,10 +105,8 @@ def test_commands_of_the_documentation_are_legal(command: str, tmp_path: Path, m
     overrides = shlex.split(command)
     for override in overrides:
         option, _, value = override.partition("=")
-        if option in ("dataset.path", "dataset.annotations"):
-            Path(value).touch()
-        elif option in ("dataset.images", "dataset.corpus", "task.estimator"):
-            Path(value).mkdir()
+        if option in ("dataset.path", "dataset.annotations", "dataset.images", "dataset.corpus", "task.estimator"):
+            Path(value).mkdir(parents=True)
     composed(*(re.sub(r"(=[^,[]*),.*", r"\1", typed) for typed in overrides))
 
 

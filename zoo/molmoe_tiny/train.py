@@ -37,7 +37,7 @@ NOTHING = 0.15
 """Weight of a vision token that shows nothing, in the vision tokens' loss."""
 SHARP = 4.0
 """What a word's match with a vision token is multiplied by at the start."""
-WHOLE_SHARE = 0.8
+WHOLE_SHARE = 0.88
 """Share of the steps in which every block runs."""
 SAVE_EVERY = 100
 SHOWN = ("loss", "right", "eyes_loss", "balance", "small_loss")
