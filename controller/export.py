@@ -6,6 +6,7 @@ alone (`pip install edgebench[onnx]`). Without them the policy decides itself, t
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +24,13 @@ class Decider(Protocol):
 
 
 def decider(policy: Policy, path: Path) -> Decider:
-    """The policy exported to `path` where ONNX is installed, else the policy."""
+    """The policy exported to `path`, if it is not there yet, where ONNX is installed; else the policy."""
     if find_spec("onnx") is None or find_spec("onnxruntime") is None:
         return policy
-    export(policy, path)
+    if not path.exists():
+        part = path.with_name(f".{os.getpid()}.{path.name}")  # another launch may be reading or writing it
+        export(policy, part)
+        part.replace(path)
     return Session(path)
 
 

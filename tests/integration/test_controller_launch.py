@@ -87,7 +87,7 @@ def test_all_steps_from_nothing(study: Study) -> None:
 def test_every_run_is_told(study: Study) -> None:
     """The rows of C8: ten budgets, four policies, parts that add up."""
     for row in read_rows(records(study.folder)[0]):
-        assert set(row["beside"]) == {"lookup", "random", "oracle"}
+        assert set(row["beside"]) >= {"lookup", "random", "oracle"}
         for runs in (row["runs"], *row["beside"].values()):
             budgets = [one["budget_ms"] for one in runs]
             assert len(budgets) == 10 and budgets == sorted(budgets)
@@ -110,6 +110,16 @@ def test_the_same_command_again_computes_nothing(study: Study, here: Here) -> No
     assert (again / "samples.html").read_bytes() == (first / "samples.html").read_bytes()
     assert loads() == before and tree(study.folder / STEPS) == files
     shutil.rmtree(again)
+
+
+def test_blocks_of_the_data_sets_that_come_with_the_suite(here: Here, toy: Toy) -> None:
+    record = read_record(here.job(*toy.small, "task.profile_samples=2", "step=importance"))
+    assert {what.split(",")[0] for _, what, *_ in targets(record)} == {
+        "VQA data sets correlate over 0.9",
+        "VQA against diagram clearly differs",
+    }
+    pairs = {row[1] for row in record["facts"]["tables"][1]["rows"]}
+    assert {"shapes and text", "commonsense and diagram"} <= pairs
 
 
 def test_a_step_finds_what_is_there_and_loads_no_model(study: Study, here: Here) -> None:
