@@ -103,12 +103,12 @@ class Estimator:
             mine, asked = (json.dumps(asdict(one)) for one in (self.space, space))
             raise UserError(
                 f"The latency estimator knows the knobs {mine}, not {asked}; fit one for these with `{COMMAND}`, "
-                f"or keep its knobs and, on another machine, recalibrate it with `{COMMAND} task.recalibrate=N`."
+                f"or keep its knobs and, on another machine, recalibrate it with `{COMMAND} task.estimator=FOLDER task.recalibrate=N`."
             )
         if machine != self.machine:
             raise UserError(
                 f"The latency estimator was fitted on {self.machine}, not on {machine}; recalibrate it from N timed "
-                f"samples with `{COMMAND} task.recalibrate=N`."
+                f"runs with `{COMMAND} task.estimator=FOLDER task.recalibrate=N`."
             )
 
     def save(self, folder: Path) -> None:

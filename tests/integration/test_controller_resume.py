@@ -17,8 +17,7 @@ from controller.schema import REWARDS
 from controller.table import Profile, read
 from tests.argo_runs import started
 from tests.controller_runs import STEPS, Toy, make_toy, step_folder, tree
-from tests.runs import Here, read_record, read_rows, records, wait_for
-
+from tests.runs import Here, read_record, records, wait_for
 
 MARK = 100.0
 """Added to a number of a checkpoint, to be found again."""
@@ -115,28 +114,6 @@ def test_a_training_that_is_killed_ends_with_the_same_policies(
     mine[1]["reference"]["curve"][0]["entropy"] -= MARK  # it went on from what was there
     assert close(mine, other)
     assert close(read_record(resumed)["metrics"], read_record(unbroken)["metrics"])
-
-
-def test_adaptive_inference_goes_on_at_the_next_sample(here: Here, toy: Toy, tmp_path: Path) -> None:
-    """The second launch also meets the first one's finished steps."""
-    here.folder = tmp_path
-    here.job(*toy.arguments, "task.latency_budget_ms=20")  # makes every step
-    steps = tree(tmp_path / STEPS)
-    before = set(tmp_path.glob("outputs/*/*/samples.jsonl"))
-    arguments = [*toy.arguments, "task.latency_budget_ms=30"]
-
-    def written() -> list[bytes]:
-        new = set(tmp_path.glob("outputs/*/*/samples.jsonl")) - before
-        return new.pop().read_bytes().splitlines() if new else []
-
-    with started(tmp_path, *arguments) as running:
-        wait_for(lambda: len(written()) >= 2, running)
-    kept = [json.loads(line) for line in written()]
-    assert 2 <= len(kept) < 5
-    job = here.job(*arguments)
-    assert read_rows(job)[: len(kept)] == kept
-    assert read_record(job)["samples"] == {"completed": 5, "failed": 0}
-    assert tree(tmp_path / STEPS) == steps
 
 
 def test_two_launches_at_once_share_the_steps(toy: Toy, tmp_path: Path) -> None:

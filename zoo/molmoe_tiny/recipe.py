@@ -21,7 +21,7 @@ from zoo.molmoe_tiny import card, corpus, measure, model, train
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCHEDULE = train.Schedule(eyes=1000, whole=3900)
+SCHEDULE = train.Schedule(eyes=1000, whole=1900)
 QUICK = train.Schedule(eyes=4, whole=6, images=8, eye_images=8, text=40)
 HELD_OUT = {"tune": 500, "test": 500}
 """Images of each data set in each split that is not trained on."""
