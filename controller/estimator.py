@@ -32,6 +32,7 @@ OUTPUTS = ("vision_encoder_ms", "projector_ms", "prefill_ms", "decode_per_token_
 INPUTS = ("vision_tokens", "text_tokens", "tier", "top_k", "blocks", "output_tokens")
 """What it is told, in this order: the logarithm of 1 + each count, and the tier's place from 0 to 1."""
 COMMAND = "python launch.py task=controller step=latency"
+CARRY = f"{COMMAND} task.estimator=FOLDER task.recalibrate=N"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +104,12 @@ class Estimator:
             mine, asked = (json.dumps(asdict(one)) for one in (self.space, space))
             raise UserError(
                 f"The latency estimator knows the knobs {mine}, not {asked}; fit one for these with `{COMMAND}`, "
-                f"or keep its knobs and, on another machine, recalibrate it with `{COMMAND} task.estimator=FOLDER task.recalibrate=N`."
+                f"or keep its knobs and, on another machine, recalibrate it with `{CARRY}`."
             )
         if machine != self.machine:
             raise UserError(
                 f"The latency estimator was fitted on {self.machine}, not on {machine}; recalibrate it from N timed "
-                f"runs with `{COMMAND} task.estimator=FOLDER task.recalibrate=N`."
+                f"runs with `{CARRY}`."
             )
 
     def save(self, folder: Path) -> None:

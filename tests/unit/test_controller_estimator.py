@@ -219,7 +219,7 @@ def test_what_was_saved_is_loaded(fitted: Fit, tmp_path: Path) -> None:
 
 
 def test_other_knobs_and_other_hardware_are_refused_with_the_command(fitted: Fit) -> None:
-    command = "python launch.py task=controller step=latency task.recalibrate=N"
+    command = "python launch.py task=controller step=latency task.estimator=FOLDER task.recalibrate=N"
     with pytest.raises(UserError, match="fitted on a processor, 2 cores, not on a GPU") as refused:
         fitted.estimator.check(space=SPACE, machine="a GPU")
     assert command in str(refused.value) and str(refused.value).count(". ") == 0
