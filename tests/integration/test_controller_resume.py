@@ -123,7 +123,7 @@ def test_two_launches_at_once_share_the_steps(toy: Toy, tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "outputs").symlink_to(tmp_path / "outputs")
     with started(folders[0], *toy.arguments, "step=importance") as first:
-        wait_for(lambda: any((tmp_path / STEPS).glob("importance-*/lock")), first)
+        wait_for(lambda: any((tmp_path / STEPS).glob("importance-*/blocks.jsonl")), first)
         first.send_signal(signal.SIGSTOP)  # it holds the step for as long as the second takes to come
         with started(folders[1], *toy.arguments, "step=profile") as second:
             out = folders[1] / "out.txt"
