@@ -1,4 +1,4 @@
-"""The stopwatch of one run, and percentiles of many.
+"""The stopwatch of one run.
 
 On a CPU the marks are readings of the clock. On a GPU they are events in its queue, put there between the phases
 without waiting for anything, so measuring changes nothing; the only waits are before the first mark and at the end.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 WARM_UP = 10
@@ -64,22 +62,3 @@ class Stopwatch:
 
     def _between(self, one: Any, other: Any) -> float:
         return float(one.elapsed_time(other) if self._cuda else 1000 * (other - one))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Percentiles:
-    """Percentiles of measured times, in ms, and of how many."""
-
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    n: int
-
-
-def percentiles(times_ms: Sequence[float]) -> Percentiles | None:
-    """Of the times given; None where there are none."""
-    if not len(times_ms):
-        return None
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(np.asarray(times_ms, dtype=float), PERCENTILES))
-    return Percentiles(p50_ms=p50, p90_ms=p90, p95_ms=p95, p99_ms=p99, n=len(times_ms))

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from controller.steps.bench import Bench
     from suite.context import RunContext
 
-LONGEST = 512
-"""Tokens of a question, for which the estimator is asked ahead."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Controller:
@@ -76,7 +73,7 @@ def run(bench: Bench, ctx: RunContext) -> Result:
     budgets = here.budgets_ms if asked is None else np.array([asked])
     samples = bench.samples("test", bench.sizes.test)[: bench.sizes.timed["test"]]
     chosen = _fixed(bench, here, budgets)
-    controller = _controller(bench, here)
+    controller = _controller(bench, here, longest=max(len(bench.adapter.text(sample.question)) for sample in samples))
     for sample in samples[:WARM_UP]:
         _steered(bench, controller, sample, float(budgets[-1]))
     ctx.each(samples, lambda sample: _row(bench, controller, chosen, sample, budgets), label=bench.task.method)
@@ -89,11 +86,13 @@ def run(bench: Bench, ctx: RunContext) -> Result:
     return reached.report(measured, rows, budgets, ctx.folder, seed=bench.cfg.seed)
 
 
-def _controller(bench: Bench, here: Ground) -> Controller:
-    """The stages of `task.reward`, exported to ONNX where it is installed."""
+def _controller(bench: Bench, here: Ground, *, longest: int) -> Controller:
+    """The stages of `task.reward` for questions of up to `longest` tokens, exported to ONNX where it is installed."""
     folder, reward = bench.folder("stage2"), bench.task.reward
-    lengths = np.arange(LONGEST)
-    p95 = latency.read(bench).totals(lengths).p95_ms if reward == "masked" else np.zeros((LONGEST, len(here.space)))
+    lengths = np.arange(longest + 1)
+    p95 = np.zeros((len(lengths), len(here.space)))
+    if reward == "masked":
+        p95 = latency.read(bench).totals(lengths).p95_ms
     with FileLock(folder / "lock"):  # another launch may be writing the same files
         first = decider(stage1.load(bench, here), folder / "stage1.onnx")
         second = decider(stage2.load(bench, here, reward), folder / f"{reward}.onnx")

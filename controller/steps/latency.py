@@ -11,7 +11,7 @@ import numpy as np
 from controller import estimator, estimator_fit, plots
 from controller import estimator_report as told
 from controller.estimator import OUTPUTS, Estimator, measured, only
-from controller.recalibrate import draw_rows, recalibrate
+from controller.recalibrate import draw_rows, learning_curve, recalibrate
 from controller.steps import profile
 from controller.table import Profile
 from controller.targets import Target, target
@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 MAE_MS = {"prefill": 5.0, "decode_per_token": 1.0}
 R2, UNSEEN_MAPE, COVERED = 0.9, 10.0, (93.0, 97.0)
+LEAST_SAMPLES = 4
+"""Timed samples of which half can recalibrate and half can judge."""
 
 
 def run(bench: Bench, folder: Path) -> Result:
     """Fit, or recalibrate `task.estimator`; writes the estimator."""
     found, task, seed = profile.read(bench), bench.task, bench.cfg.seed
     tune, test = found.split("tune"), found.split("test")
+    tables = []
     if task.estimator is None:
         made = estimator_fit.fit(tune, task.latency, machine=bench.machine, seed=seed).estimator
     else:
+        carried = estimator.load(Path(task.estimator))
         rows = draw_rows(tune, task.recalibrate, seed=seed)
-        made = recalibrate(estimator.load(Path(task.estimator)), only(tune, rows), machine=bench.machine)
+        made = recalibrate(carried, only(tune, rows), machine=bench.machine)
+        if tune.timed.sum() >= LEAST_SAMPLES:
+            tables.append(_by_rows(learning_curve(carried, tune, machine=bench.machine, seed=seed)))
     made.save(folder)
     scores = told.standing(made, tune, test, seed=seed)
     covered = told.coverage(made, test, seed=seed)
@@ -44,7 +50,7 @@ def run(bench: Bench, folder: Path) -> Result:
         "unseen_configurations": list(unseen),
         "headline": ["prefill_mae", "decode_per_token_mae", "total_mape", "total_r2", "p95_coverage"],
         "targets": [*_targets(made, scores, covered, held_out, tune, test, seed=seed)],
-        "tables": [_table(scores)],
+        "tables": [*tables, _table(scores)],
     }
     return Result(metrics=metrics, facts=facts)
 
@@ -96,6 +102,13 @@ def _table(scores: Mapping[str, Mapping[str, Metric]]) -> dict[str, Any]:
     """Errors of the estimator beside the baselines'."""
     rows = [[name, *(_said(by_name[name]) for by_name in scores.values())] for name in scores["estimator"]]
     return {"title": "C1: errors on test samples", "header": ["", *scores], "rows": rows, "report_only": True}
+
+
+def _by_rows(curve: Mapping[int, Mapping[str, Metric]]) -> dict[str, Any]:
+    """What recalibration from so many runs brings; 0 is the other machine's estimator as it came."""
+    names = ("prefill_mape", "decode_per_token_mape", "total_mape", "coverage")
+    rows = [[str(count), *(_said(scores[name]) for name in names)] for count, scores in curve.items()]
+    return {"title": "C1: recalibrated from so many runs", "header": ["runs", *names], "rows": rows}
 
 
 def _draw(where: Path, made: Estimator, test: Profile, *, seed: int) -> None:

@@ -45,6 +45,10 @@ def report(profile: Profile, rows: list[dict[str, Any]], budgets: Floats, folder
     metrics["decision_ms"] = mean_ci(decision.mean(axis=1), seed=seed).metric(unit="ms")
     metrics["decision_share"] = part.metric(unit="1", note="of the whole run's time")
     found = {name: baselines.standings(table, fixed, budgets, seed=seed) for name, table in got.items()}
+    metrics |= {
+        f"budgets_kept_by_{name}": one.metric(unit="1", note=f"share of the budgets that the {name} latency keeps")
+        for name, one in baselines.adherence(found[OWN]).items()
+    }
     _draw(fixed, found, folder / "plots")
     above = standing.above_hull(fixed, got[OWN], seed=seed)
     facts = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller import baselines, plots, supervised
+from controller.baselines import Ties
 from controller.policy import Policy, settings
 from controller.steps import standing
 from controller.steps.ground import Ground, Ints, Side, ground
@@ -37,6 +38,9 @@ def run(bench: Bench, folder: Path) -> Result:
     plots.draw_confusion(folder / "plots" / "c2_confusion.svg", here.space, score.confusion)
     metrics = {f"{knob}_right": one.metric(unit="1", origin="computed") for knob, one in score.knobs.items()}
     metrics["all_right"] = score.every.metric(unit="1", origin="computed")
+    cheapest = supervised.grade(policy, _lesson(here, here.test, ties="cheapest"), seed=seed)
+    note = "of equally good configurations the cheapest is the label"
+    metrics["all_right_cheapest"] = cheapest.every.metric(unit="1", origin="computed", note=note)
     metrics |= standing.over_budgets(here, columns["supervised"], seed=seed)
     facts = {"best_epoch": fitted.best_epoch, "curve": list(fitted.curve), "targets": list(_targets(score))}
     return Result(metrics=metrics, facts=facts | {"tables": [standing.table_of("C2: by budget", found)]})
@@ -47,8 +51,8 @@ def columns_on_test(bench: Bench, here: Ground) -> Ints:
     return Policy.load(bench.folder("supervised") / FILE, settings(here.space)).best(here.budget_only(here.test))
 
 
-def _lesson(here: Ground, side: Side) -> Lesson:
-    return Lesson(inputs=here.budget_only(side), labels=baselines.labels(side.table, here.budgets_ms))
+def _lesson(here: Ground, side: Side, *, ties: Ties = "accurate") -> Lesson:
+    return Lesson(inputs=here.budget_only(side), labels=baselines.labels(side.table, here.budgets_ms, ties=ties))
 
 
 def _targets(score: Score) -> Iterator[Target]:

@@ -13,7 +13,6 @@ from controller import crops
 from controller.adapter import open_adapter
 from controller.knobs import knobs
 from controller.table import PARTS
-from controller.timing import Percentiles, percentiles
 from suite.errors import ConfigError, UserError
 from tests import tiny_vlm
 
@@ -171,9 +170,3 @@ def test_questions_that_cannot_be_asked(adapter, question, words):
 def test_knobs_that_the_model_does_not_have(changes, words):
     with pytest.raises(ConfigError, match=words):
         open_adapter(tiny_vlm.embedded(), tiny_vlm.task(**changes))
-
-
-def test_percentiles_say_of_how_many():
-    assert percentiles([]) is None
-    told = percentiles(list(range(101)))
-    assert told == Percentiles(p50_ms=50.0, p90_ms=90.0, p95_ms=95.0, p99_ms=99.0, n=101)

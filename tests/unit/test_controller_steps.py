@@ -34,11 +34,22 @@ def bench(*, strict: bool = False, samples: tuple[Sample, ...] = (), **changes: 
         dataset=SimpleNamespace(name="easy_vqa"),
     )  # fmt: skip
     made = Bench(cfg=cfg, ctx=None)  # type: ignore[arg-type]
-    vars(made).update(revision="weights", data_digest="data", data=VqaData(samples=samples))
+    vars(made).update(revision="weights", data_digest="data", data=VqaData(samples=samples), adapter=FakeAdapter())
     return made
 
 
-def sample(folder: Path, name: str, dataset: str = "shapes", split: str = "tune", problem: str = "") -> Sample:
+class FakeAdapter:
+    """A model with room for ten letters of a question."""
+
+    def text(self, question: str) -> str:
+        if len(question) > 10:
+            raise UserError(f"the question '{question}' is too long.")
+        return question
+
+
+def sample(
+    folder: Path, name: str, dataset: str = "shapes", split: str = "tune", problem: str = "", question: str = "what?"
+) -> Sample:
     """Its image opens unless its name says that it is broken."""
     file = folder / f"{name}.png"
     if "broken" in name:
@@ -46,7 +57,7 @@ def sample(folder: Path, name: str, dataset: str = "shapes", split: str = "tune"
     else:
         picture(1).save(file)
     return Sample(
-        id=name, dataset=dataset, split=split, question="what?", answers=("red",), choices=(),
+        id=name, dataset=dataset, split=split, question=question, answers=("red",), choices=(),
         image=ImageFile(home=folder, name=file.name), problem=problem,
     )  # fmt: skip
 
@@ -99,6 +110,7 @@ def test_data_sets_take_turns_and_what_does_not_open_is_skipped_once(
 ) -> None:
     rows = (
         sample(tmp_path, "a-broken"),
+        sample(tmp_path, "a-long", question="what on earth is this?"),
         sample(tmp_path, "a1"),
         sample(tmp_path, "a2"),
         sample(tmp_path, "a3"),
@@ -109,7 +121,7 @@ def test_data_sets_take_turns_and_what_does_not_open_is_skipped_once(
     here = bench(samples=rows)
     for _ in range(2):
         assert [one.id for one in here.samples("tune", 2)] == ["a1", "b1", "a2"]
-    assert set(here.skipped) == {"a-broken", "b-odd"} and len(caplog.records) == 2
+    assert set(here.skipped) == {"a-broken", "a-long", "b-odd"} and len(caplog.records) == 3
     assert "sample a-broken: the image a-broken.png in" in caplog.text and "row 4: there is no question." in caplog.text
 
 
