@@ -149,7 +149,7 @@ class Bench:
         return [found[i] for i in range(longest) for found in by_set.values() if i < len(found)]
 
     def _usable(self, sample: Sample) -> bool:
-        """Whether its row is whole, its image opens and its question fits; else it is skipped, or with `strict` the end.
+        """Whether its row is whole, its image opens and its question fits; else it is skipped, or if `strict` the end.
 
         Raises:
             UserError: it is not usable, and the run is strict.
