@@ -204,7 +204,7 @@ def test_draws_follow_the_distribution_and_never_take_what_is_masked() -> None:
     assert torch.allclose(counts, logp.exp(), atol=0.005)
 
 
-CONFIG = GrpoConfig(lr=5e-3, epochs=40, batch_size=16)
+CONFIG = GrpoConfig(lr=5e-3, epochs=40, batch_size=16, scale_rewards="group")
 
 
 @pytest.mark.parametrize("seed", range(5))
