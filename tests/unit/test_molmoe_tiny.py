@@ -67,9 +67,15 @@ def test_answers_follow_from_the_scene():
     for i in range(50):
         chart = corpus.sample("train", "diagram", i)
         tallest = max(chart.scene.things, key=lambda bar: bar.level).colour
+        after = {tile.colour: tile.next for tile in chart.scene.things}
         for asked in chart.questions:
-            options = asked.text.split("? ")[1].split()
+            options = ["A", *asked.text.split(" A ")[1].split()]
             assert asked.answer in options[::2]
+            if asked.text.startswith("from "):
+                _, colour, _, steps, *_ = asked.text.split()
+                for _ in range(int(steps)):
+                    colour = after[colour]
+                assert options[options.index(asked.answer) + 1] == colour
             if "tallest?" in asked.text and " of " not in asked.text:
                 assert options[options.index(asked.answer) + 1] == tallest
         for asked in corpus.sample("train", "shapes", i).questions:
@@ -191,6 +197,7 @@ def test_cached_answers_equal_those_of_generate(made, tok):
 
 def test_the_eyes_learn_and_a_killed_run_goes_on_the_same(made, tok, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY", 6)
+    monkeypatch.setattr(train, "WHOLE_SHARE", 1 / 3)
     schedule = train.Schedule(eyes=6, whole=6, images=4, eye_images=4, text=24)
     curve = train.train(made, tok, schedule, tmp_path / "a.pt")
     assert [entry["step"] for entry in curve] == [6, 12] and "small_loss" in curve[1]
