@@ -10,6 +10,7 @@ each configuration by itself (Vovk 2012, arXiv:1209.2673, "Mondrian"), if noise 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from controller.schema import TrainConfig
 from controller.table import Profile
 from suite.errors import UserError
 from suite.rng import generator
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 HELD_OUT = 0.2
@@ -173,14 +176,15 @@ def _train(
         for batch in torch.split(order, config.batch_size):
             step = _squares(net(inputs[batch]), targets[batch])
             optimizer.zero_grad()
-            step.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(step)
             optimizer.step()
             total += step.item() * len(batch)
         schedule.step()
         with torch.inference_mode():
             miss = _squares(net(held[0]), held[1]).item()
         if not math.isfinite(total + miss):
-            break  # weights that diverged do not come back; the best epoch so far stands
+            log.warning("the latency estimator diverged in epoch %d; its best epoch before stands", epoch + 1)
+            break  # weights that diverged do not come back
         curve["train"].append(total / len(inputs))
         curve["held_out"].append(miss)
         if miss < best:

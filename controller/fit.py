@@ -92,7 +92,7 @@ def fit(
             for _ in range(updates):
                 loss = loss_of_batch()
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimiser.step()
                 losses.append(loss.item())
         mean = sum(losses) / len(losses)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from controller.space import Space
@@ -148,14 +148,13 @@ class Policy(nn.Module):
         """
         with safe_open(path, framework="pt") as file:
             told = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         stored = {name: tuple(values) for name, values in json.loads(told["knobs"]).items()}
         if stored != {name: tuple(values) for name, values in knobs.items()}:
             raise UserError(
                 f"{path} decides {_words(stored)}, but this run has {_words(knobs)}; train the controller again."
             )
         policy = cls(stored, features=int(told["features"]), width=int(told["width"]), seed=0)
-        policy.load_state_dict(weights)
+        policy.load_state_dict(load_file(path))
         return policy
 
 

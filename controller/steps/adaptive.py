@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,8 +82,8 @@ def run(bench: Bench, ctx: RunContext) -> Result:
         raise UserError(f"No sample was answered; the first one: {next(iter(ctx.samples))['error']}")
     by_id = {sample.id: sample for sample in samples}
     page.write(ctx.folder / "samples.html", rows, lambda name: page.png(by_id[name].open()))
-    measured = profile.read(bench)
-    return reached.report(measured, rows, budgets, ctx.folder, seed=bench.cfg.seed)
+    result = reached.report(profile.read(bench), rows, budgets, ctx.folder, seed=bench.cfg.seed)
+    return replace(result, facts=result.facts | {"decided_by": type(controller.second).__name__})
 
 
 def _controller(bench: Bench, here: Ground, *, longest: int) -> Controller:
