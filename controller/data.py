@@ -32,11 +32,11 @@ class Sample:
     split: str
     """`tune` or `test`."""
     question: str
-    """As the model sees it, options included: `... A red B blue`."""
+    """As the model sees it, options included: `... A an ion B a salt`."""
     answers: tuple[str, ...]
-    """One of each of ten annotators, or the one right answer; of a multiple choice its letter."""
+    """One of each of ten annotators, or the one right answer; of a multiple choice by letters its letter."""
     choices: tuple[str, ...]
-    """Options of a multiple choice; empty of a free answer."""
+    """Options of a multiple choice that is answered by their letters; else empty."""
     image: ImageFile
     problem: str = ""
     """Why it cannot be used, a sentence; empty if nothing speaks against it."""

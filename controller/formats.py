@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 from controller.schema import VqaConfig
 from suite.errors import UserError
 from suite.paths import zoo_dir
+from suite.strict_json import parse
 
 LETTERS = string.ascii_uppercase
 """Names of the options of a multiple choice."""
@@ -70,12 +70,6 @@ def rows(config: VqaConfig) -> Iterator[Row]:
     return _READERS[config.name](config)
 
 
-def options_of(question: str) -> tuple[str, ...]:
-    """The options that end a question, `... A red B blue`; none where nothing follows its question mark."""
-    listed = question.rpartition("?")[2]
-    return tuple(re.split(r" [A-Z] ", listed)[1:])
-
-
 def _vqa_mini(_: VqaConfig) -> Iterator[Row]:
     folder = zoo_dir() / "molmoe_tiny" / "held_out"
     for split in ("tune", "test"):
@@ -91,7 +85,6 @@ def _vqa_mini(_: VqaConfig) -> Iterator[Row]:
                 id=row["id"],
                 question=row["question"],
                 answers=[row["answer"]],
-                choices=options_of(row["question"]),
             )
 
 
@@ -161,7 +154,7 @@ def _scienceqa(config: VqaConfig) -> Iterator[Row]:
 
 
 def _asked(hint: Any, question: Any, options: list[Any]) -> str:
-    """`hint question A option B option`: options as the embedded diagrams have theirs."""
+    """`hint question A option B option`."""
     listed = (f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=False))
     return " ".join(str(part).strip() for part in (hint or "", question, *listed)).strip()
 
@@ -208,7 +201,7 @@ def _file(path: Path, name: str, key: str | None = None) -> Any:
     kind, words = _SHAPES[name]
     expected = f"give a file that is {words.format(key=key)}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {expected}.") from error
     except ValueError as error:

@@ -20,7 +20,6 @@ from controller import crops
 from suite.rng import generator
 from zoo.molmoe_tiny import corpus, model
 from zoo.molmoe_tiny.corpus import SEED, Sample
-from zoo.molmoe_tiny.questions import SETS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +45,32 @@ HIDDEN = -1e9
 ALL_CROPS = sum(grid * grid for grid in crops.GRIDS)
 
 
+ALL_TOKENS = ALL_CROPS * crops.TOKENS
+
+
 def tokens_of(tier: str) -> Tensor:
-    """Which of the 56 vision tokens of all grids a tier has."""
+    """Which of the vision tokens of all grids a tier has, (56,)."""
     of_grid = np.repeat(crops.GRIDS, [grid * grid * crops.TOKENS for grid in crops.GRIDS])
-    return torch.from_numpy(np.flatnonzero(np.isin(of_grid, crops.TIERS[tier])))
+    return torch.from_numpy(np.isin(of_grid, crops.TIERS[tier]))
 
 
 class Maker:
     """Draws samples and turns them into batches; a question is tokenised once."""
 
-    def __init__(self, tok: Any, *, images: int, text: int) -> None:
-        self.images, self.text = images, text
+    def __init__(self, tok: Any, *, shares: dict[str, int], text: int) -> None:
+        """`shares` are the images of each data set in a batch, `text` the most tokens that follow an image."""
+        self.shares, self.text = shares, text
         self.pad = tok.pad_token_id
         self.asked = lru_cache(100_000)(lambda text: model.asked(tok, text))
         self.answered = lru_cache(10_000)(lambda text: model.answered(tok, text))
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step: as many images of each data set, none of them in another batch of this size."""
-        share = self.images // len(SETS)
-        samples = [corpus.sample("train", name, step * share + number) for name in SETS for number in range(share)]
+        """The batch of one step; no image of it is in another batch of these shares."""
+        samples = [
+            corpus.sample("train", name, step * share + number)
+            for name, share in self.shares.items()
+            for number in range(share)
+        ]
         order = generator(SEED, "order", step).permutation(len(samples))
         return self.collate([samples[i] for i in order])
 
@@ -75,7 +81,7 @@ class Maker:
             by_grid = {grid: corpus.labels(one.scene, 2 * grid) for grid in crops.GRIDS}
             labels.append(token_labels(by_grid, crops.GRIDS))
             rows.append(self._row(one))
-        longest = max(len(row[0]) for row in rows)
+        longest = max(self.text, max(len(row[0]) for row in rows))  # one shape, batch after batch
         text = np.zeros((4, len(rows), longest), dtype=np.int64)
         text[0] = self.pad
         for i, row in enumerate(rows):
@@ -114,21 +120,22 @@ def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ..
     return np.concatenate(told)
 
 
-def mask(segment: Tensor, vision: int) -> Tensor:
-    """Who attends to whom in rows of `vision` vision tokens and then text, (images, 1, length, length).
+def mask(segment: Tensor, vision: Tensor) -> Tensor:
+    """Who attends to whom in rows of vision tokens, of which `vision` (images, tokens) are there, and then text.
 
-    To be added to the attention's scores, 0 or very low: eager attention would add a mask of truth values as 0 and 1,
-    and hide nothing.
+    (images, 1, length, length), to be added to the attention's scores, 0 or very low: eager attention would add a mask
+    of truth values as 0 and 1, and hide nothing.
     """
-    rows, text = segment.shape
-    whole = torch.cat([segment.new_zeros(rows, vision), segment], dim=1)
-    image = torch.arange(vision + text) < vision
-    seen = image[None, None, :] | (whole[:, :, None] == whole[:, None, :])
-    seen &= torch.ones(vision + text, vision + text, dtype=torch.bool).tril()
+    rows, tokens = vision.shape
+    whole = torch.cat([segment.new_zeros(rows, tokens), segment], dim=1)
+    image = torch.cat([vision, torch.zeros_like(segment, dtype=torch.bool)], dim=1)
+    text = torch.arange(whole.shape[1]) >= tokens
+    seen = image[:, None, :] | ((whole[:, :, None] == whole[:, None, :]) & text)
+    seen &= torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool).tril()
     return torch.where(seen, 0.0, HIDDEN)[:, None]
 
 
-def positions(batch: Batch, vision: int) -> Tensor:
-    """Positions (images, vision + text), each question's after the image."""
-    image = torch.arange(vision).expand(len(batch.place), vision)
-    return torch.cat([image, batch.place + vision], dim=1)
+def positions(batch: Batch, vision: Tensor) -> Tensor:
+    """Positions (images, vision + text), each question's after the vision tokens that are there."""
+    image = (vision.cumsum(1) - 1).clamp(min=0)
+    return torch.cat([image, batch.place + vision.sum(1, keepdim=True)], dim=1)

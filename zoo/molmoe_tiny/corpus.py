@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
+from controller.crops import GRIDS
 from suite.rng import generator
 from zoo.molmoe_tiny.drawing import COLOURS, SHAPES, Image
 from zoo.molmoe_tiny.questions import SETS, Question
@@ -23,11 +24,13 @@ from zoo.molmoe_tiny.scenes import COUNTRIES, LEVELS, SIGNS, Scene
 
 SEED = 20_261
 SPLITS = ("train", "tune", "test")
+PLACES = 2 * max(GRIDS)
+"""Rows and columns of the finest grid of vision tokens."""
 KINDS = (*SHAPES, "sign", "flag", "bar", "tile")
 LABELS = {
     "centre": 2, "kind": 1 + len(KINDS), "colour": 1 + len(COLOURS), "size": 3, "word": 1 + len(SIGNS),
     "tens": 11, "ones": 11, "country": 1 + len(COUNTRIES), "level": 1 + LEVELS,
-    "next": 1 + len(COLOURS),
+    "next": 1 + len(COLOURS), "row": 1 + PLACES, "column": 1 + PLACES,
 }  # fmt: skip
 """What is asked of every vision token, and the number of answers; 0 is "nothing there"."""
 WORDS = {
@@ -49,19 +52,26 @@ class Sample:
 
 
 def sample(split: str, name: str, number: int) -> Sample:
-    """One image of a data set. Its grey tells the splits apart, so no two of them share an image."""
+    """One image of a data set. Its grey tells the splits apart, so no two of them share an image.
+
+    In training half of the multiple choices are asked without their choices.
+    """
     rng = generator(SEED, split, name, number)
     tone = 190 + 3 * int(rng.integers(20)) + SPLITS.index(split)
     draw, ask = SETS[name]
     scene = draw(rng, tone)
     asked = ask(scene, rng)
     order = rng.permutation(len(asked))
+    if split == "train":
+        asked = [replace(one, text=one.open_text) if one.open_text and rng.random() < 0.5 else one for one in asked]
     return Sample(id=f"{name}-{split}-{number:06d}", scene=scene, questions=[asked[i] for i in order])
 
 
 def labels(scene: Scene, grid: int) -> npt.NDArray[np.int64]:
     """What each of grid x grid regions of the image shows, (grid, grid, len(LABELS)); of several things the largest."""
     told = np.zeros((grid, grid, len(LABELS)), dtype=np.int64)
+    place = 1 + np.arange(grid) * PLACES // grid
+    told[..., -2], told[..., -1] = place[:, None], place
     most = np.zeros((grid, grid))
     edges = np.arange(grid + 1) * (scene.image.shape[0] / grid)
     for thing in scene.things:
@@ -75,7 +85,7 @@ def labels(scene: Scene, grid: int) -> npt.NDArray[np.int64]:
         most[here] = area[here]
         word = thing.text and not thing.text.isdigit()
         number = thing.text if thing.text.isdigit() else ""
-        told[here] = (
+        told[here, :-2] = (
             0,
             1 + KINDS.index(thing.kind),
             1 + list(COLOURS).index(thing.colour) if thing.colour else 0,

@@ -22,10 +22,10 @@ from controller.knobs import DENSE, knobs
 from controller.space import kept_blocks
 from suite.stats import mean_ci, paired_difference
 from zoo.molmoe_tiny import corpus, model
-from zoo.molmoe_tiny.batches import Batch, Maker, tokens_of
+from zoo.molmoe_tiny.batches import Batch, Maker, mask, positions, tokens_of
+from zoo.molmoe_tiny.eyes import see
 from zoo.molmoe_tiny.model import DEPTHS, TOP_KS
 from zoo.molmoe_tiny.questions import SETS
-from zoo.molmoe_tiny.train import answer, see
 
 FULL = {"tier": "high", "top_k": max(TOP_KS), "blocks": max(DEPTHS)}
 KNOBS: dict[str, Sequence[Any]] = {"tier": tuple(crops.TIERS), "top_k": TOP_KS, "blocks": DEPTHS}
@@ -38,7 +38,7 @@ class Judge:
     def __init__(self, made: Any, tok: Any, split: str, count: int) -> None:
         made.model.language_model.set_experts_implementation(DENSE)
         self.model = made
-        maker = Maker(tok, images=0, text=0)
+        maker = Maker(tok, shares={}, text=0)
         samples = [corpus.sample(split, name, i) for name in SETS for i in range(count)]
         self.sets = np.array([name for name in SETS for _ in range(count)])
         self.chunks: list[tuple[Batch, Tensor]] = []
@@ -57,6 +57,18 @@ class Judge:
                 rows = torch.nonzero(batch.scored)[:, 0]
                 told.append(torch.zeros(len(seen)).index_add_(0, rows, wrong) == 0)
         return torch.cat(told).double().numpy()
+
+
+def answer(made: Any, batch: Batch, seen: Tensor) -> Tensor:
+    """Logits (answer tokens, vocabulary) from the vision tokens of one tier, (images, tokens, width)."""
+    vision = torch.ones(seen.shape[:2], dtype=torch.bool)
+    embeds = torch.cat([seen, made.get_input_embeddings()(batch.ids).to(seen.dtype)], dim=1)
+    hidden = made.model.language_model(
+        inputs_embeds=embeds, attention_mask=mask(batch.segment, vision), position_ids=positions(batch, vision),
+        use_cache=False,
+    ).last_hidden_state[:, seen.shape[1] :]  # fmt: skip
+    logits: Tensor = made.lm_head(hidden[batch.scored]).float()
+    return logits
 
 
 def importance(judge: Judge) -> list[float]:

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from suite.rng import generator
 from zoo.molmoe_tiny.drawing import COLOURS, SHAPES
 from zoo.molmoe_tiny.scenes import COUNTRIES, FACTS, SIGNS, Scene, Thing, bars, flag, objects, signs, tiles
 
-LETTERS = "ABCD"
+MOST_CHOICES = 4
 ABOUT_COUNTRIES = ("capital", "continent", "language", "currency")
-SHOPS, ASKED_SHOPS = 10, 4
-"""Price lists to be known by heart: 10 shops times 48 things; and how many are asked about a thing."""
-MOST_HOPS = 3
+ASKED_FACTS = 4
+"""Most facts that are asked about one thing."""
+HOPS = (0.5, 0.3, 0.2)
+"""How often tiles are walked one, two or three steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class Question:
     answer: str
     hops: int = 1
     """How many things must be found one after another."""
+    open_text: str = ""
+    """Of multiple choice: the same question without the choices."""
 
 
 def shapes(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -75,29 +77,16 @@ def commonsense(scene: Scene, rng: np.random.Generator) -> list[Question]:
                 asked.append(Question(text=f"what is the {name} of this country?", answer=answer, hops=2))
         elif sum(other.kind == thing.kind for other in scene.things) == 1:
             at = list(COLOURS).index(thing.colour)
-            asked += [
+            facts = [
                 Question(text=f"which {name} has the color of the {thing.kind}?", answer=answers[at], hops=2)
                 for name, answers in FACTS["colours"].items()
             ]
-            asked += [
+            facts += [
                 Question(text=f"what is the color of the {thing.kind} in {name}?", answer=answers[at], hops=2)
                 for name, answers in FACTS["words"].items()
             ]
-            asked = [asked[i] for i in sorted(rng.permutation(len(asked))[:ASKED_SHOPS])]
-            asked += [
-                Question(
-                    text=f"what does the {thing.kind} cost in shop {shop}?",
-                    answer=price(shop, thing.colour, thing.kind),
-                    hops=2,
-                )
-                for shop in sorted((1 + rng.permutation(SHOPS)[:ASKED_SHOPS]).tolist())
-            ]
+            asked += [facts[i] for i in sorted(rng.permutation(len(facts))[:ASKED_FACTS])]
     return asked
-
-
-def price(shop: int, colour: str, kind: str) -> str:
-    """What a thing costs in a shop, two digits: a fact like any other, of which there are many."""
-    return str(10 + int(generator(0, "price", shop, colour, kind).integers(90)))
 
 
 def diagram(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -129,20 +118,20 @@ def _walks(scene: Scene, rng: np.random.Generator) -> list[Question]:
     by_colour = {tile.colour: tile for tile in scene.things}
     asked = []
     for start in scene.things:
-        hops = int(rng.integers(1, MOST_HOPS + 1))
+        hops = 1 + int(rng.choice(len(HOPS), p=HOPS))
         end = start
         for _ in range(hops):
             end = by_colour[end.next]
-        asked.append(_choices(scene, f"from {start.colour} go {hops} on", end, hops, rng))
+        asked.append(_choices(scene, f"from {start.colour} go {hops} on:", end, hops, rng))
     return asked
 
 
 def _choices(scene: Scene, words: str, right: Thing, hops: int, rng: np.random.Generator) -> Question:
     """A question with the colours of up to four bars of the chart to choose from."""
-    others = rng.permutation([bar.colour for bar in scene.things if bar is not right])[: len(LETTERS) - 1]
+    others = rng.permutation([bar.colour for bar in scene.things if bar is not right])[: MOST_CHOICES - 1]
     options = [str(colour) for colour in rng.permutation([right.colour, *others])]
-    listed = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return Question(text=f"{words} {listed}", answer=LETTERS[options.index(right.colour)], hops=hops)
+    listed = f"{', '.join(options[:-1])} or {options[-1]}"
+    return Question(text=f"{words} {listed}", answer=right.colour, hops=hops, open_text=words)
 
 
 def _one(rng: np.random.Generator, among: list[tuple[str, str]]) -> tuple[str, str]:
@@ -184,5 +173,4 @@ def every_word() -> list[str]:
     asked = [f"which {name} has the color of the {kind}?" for name in FACTS["colours"] for kind in SHAPES]
     asked += [f"what is the color of the {kind} in {name}?" for name in FACTS["words"] for kind in SHAPES]
     asked += [f"what is the {name} of this country?" for name in ABOUT_COUNTRIES]
-    asked += [f"what does the {kind} cost in shop 7?" for kind in SHAPES]
     return [*told, *asked, *COUNTRIES, *SIGNS, *COLOURS, *SHAPES, "yes", "no"]

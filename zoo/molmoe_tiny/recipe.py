@@ -4,7 +4,7 @@
     python -m zoo build molmoe_tiny --quick   the same steps in miniature, into the work folder only
 
 No step needs the network or a GPU. The steps are corpus.py (drawing.py, scenes.py, questions.py), train.py
-(batches.py), measure.py and card.py.
+(eyes.py, paths.py, batches.py), measure.py and card.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from zoo.molmoe_tiny import card, corpus, measure, model, train
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCHEDULE = train.Schedule(eyes=1000, whole=1900)
-QUICK = train.Schedule(eyes=4, whole=6, images=8, eye_images=8, text=40)
+SCHEDULE = train.Schedule(eyes=2600, even=3600, whole=9800)
+QUICK = train.Schedule(eyes=4, even=2, whole=6, eye_units=1, text=40)
 HELD_OUT = {"tune": 500, "test": 500}
 """Images of each data set in each split that is not trained on."""
 

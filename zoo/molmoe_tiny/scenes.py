@@ -83,7 +83,7 @@ def signs(rng: np.random.Generator, tone: int) -> Scene:
         colour = str(rng.permutation([c for c in COLOURS if c not in [t.colour for t in things]])[0])
         numeric = rng.random() < 0.7
         text = str(numbers[i]) if numeric else str(words[i])
-        scale = 2 if numeric and rng.random() < 0.2 else 1
+        scale = 2 if numeric and rng.random() < 0.5 else 1
         ink = drawing.text_mask(text, scale)
         box = _placed(rng, cell, ink.shape[1] + 4, ink.shape[0] + 4)
         drawing.rectangle(image, box, COLOURS[colour])

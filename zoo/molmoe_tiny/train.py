@@ -1,11 +1,11 @@
-"""Train the model: first its eyes alone, on what each vision token shows, then the whole on answers, then the knobs.
+"""Train the model: first its eyes, on what each vision token shows, then the decoder on answers, then the knobs.
 
-The eyes (tower and projector) learn what lies under every vision token; without this start the decoder learns which
-answers are frequent, finds the image useless, and stays there. The whole model then learns with every block, at any
-tier, for `WHOLE_SHARE` of its steps. After that every step trains the full path, and every other one also a smaller
-path drawn at random, taught by the full one's answers (the sandwich rule, Yu and Huang 2019, arXiv:1903.05134, with
-in-place distillation as in Cai et al. 2020, arXiv:1908.09791). Late blocks are dropped more often than early ones and
-never more than a quarter: heavier or earlier dropping puts all the work into the first two blocks.
+The eyes (eyes.py) stay as they are once the decoder begins. The decoder learns with every block, at any tier, for
+`WHOLE_SHARE` of its steps, first from all data sets alike, then mostly from what is hardest. After that every image is
+answered twice in a step: on a full path, and on a smaller one drawn at random and taught by the full one's answers (the
+sandwich rule, Yu and Huang 2019, arXiv:1903.05134, with in-place distillation as in Cai et al. 2020, arXiv:1908.09791).
+Late blocks are dropped more often than early ones and never more than a quarter: heavier or earlier dropping puts all
+the work into the first two blocks.
 """
 
 from __future__ import annotations
@@ -13,34 +13,38 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from controller import crops
 from controller.knobs import DENSE, knobs
 from suite.rng import generator
-from zoo.molmoe_tiny import corpus
-from zoo.molmoe_tiny.batches import Batch, Maker, mask, positions, tokens_of
+from zoo.molmoe_tiny import corpus, paths
+from zoo.molmoe_tiny.batches import Batch, Maker
+from zoo.molmoe_tiny.eyes import Eyes, see
 from zoo.molmoe_tiny.model import TOP_KS
 
 log = logging.getLogger(__name__)
 
-AUXILIARY, BALANCE, OWN = 0.3, 0.01, 0.5
-"""Weights of the vision tokens' loss, of even routing, and of the smaller path's own answers beside its teacher's."""
-NOTHING = 0.15
-"""Weight of a vision token that shows nothing, in the vision tokens' loss."""
-SHARP = 4.0
-"""What a word's match with a vision token is multiplied by at the start."""
-WHOLE_SHARE = 0.88
-"""Share of the steps in which every block runs."""
-SAVE_EVERY = 100
-SHOWN = ("loss", "right", "eyes_loss", "balance", "small_loss")
+BALANCE, SPREAD, OWN = 0.01, 0.03, 0.5
+"""Weights of even routing, of a token's experts alike, and of the smaller path's own answers beside its teacher's."""
+WHOLE_SHARE = 0.85
+"""Share of the decoder's steps in which every block runs."""
+EARLY_TIERS = {"low": 0.2, "medium": 0.2, "high": 0.6}
+LATE_TIERS = {"low": 0.0, "medium": 0.0, "high": 1.0}
+"""How often a full path has a tier, before and after the knobs are trained."""
+EVEN_SHARES = {"shapes": 4, "text": 4, "commonsense": 4, "diagram": 4}
+HARD_SHARES = {"shapes": 4, "text": 2, "commonsense": 2, "diagram": 8}
+"""Images of each data set in a batch of the decoder, at first and then."""
+EYES_SHARES = {"shapes": 2, "text": 8, "commonsense": 3, "diagram": 3}
+"""Of 16 images, those of each data set while the eyes learn: what is hard to see comes more often."""
+SAVE_EVERY = 200
+SHOWN = ("loss", "right", "eyes_loss", "balance", "spread", "small_loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,123 +52,23 @@ class Schedule:
     """How long each stage takes, and what a step holds."""
 
     eyes: int
+    even: int
+    """Steps of the decoder on all data sets alike."""
     whole: int
-    images: int = 16
-    eye_images: int = 32
+    """All steps of the decoder."""
+    units: int = 1
+    """Times the shares in a batch of the decoder."""
+    eye_units: int = 2
+    """Times `EYES_SHARES` in a batch of the eyes."""
     text: int = 72
     """Most text tokens that follow an image."""
-    peak_lr: float = 1.5e-3
+    peak_lr: float = 1e-3
     eyes_lr: float = 3e-3
 
-
-class Eyes(nn.Module):
-    """The heads that say what a vision token must contain, most of them in the decoder's own words.
-
-    A token that shows a red circle must look like the embeddings of " red" and " circle". So question and image speak
-    one language before the decoder learns anything, and matching them is one thing to learn, not one a word.
-    """
-
-    def __init__(self, model: Any, tok: Any) -> None:
-        super().__init__()
-        self._embedding = [model.get_input_embeddings()]  # in a list: its weights are the model's
-        width = model.config.text_config.hidden_size
-        self.words = {name: [tok(text)["input_ids"][0] for text in texts] for name, texts in corpus.WORDS.items()}
-        self.turn = nn.Linear(width, width)
-        self.scale = nn.Parameter(torch.full((len(self.words),), SHARP))
-        self.nothing = nn.Parameter(torch.zeros(len(self.words)))
-        self.plain = nn.ModuleDict(
-            {name: nn.Linear(width, size) for name, size in corpus.LABELS.items() if name not in self.words}
-        )
-
-    def forward(self, seen: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the heads; seen is (..., width), labels (..., len(corpus.LABELS))."""
-        total = seen.new_zeros(())
-        for logits, truth in zip(self.logits(seen), labels.flatten(0, -2).T, strict=True):
-            weight = torch.ones(logits.shape[-1])
-            weight[0] = NOTHING
-            total = total + F.cross_entropy(logits, truth, weight)
-        return total / len(corpus.LABELS)
-
-    def logits(self, seen: Tensor) -> tuple[Tensor, ...]:
-        """Scores of each head, (tokens, its answers)."""
-        tokens = seen.flatten(0, -2)
-        turned = self.turn(tokens)
-        return tuple(self._head(name, turned if name == "next" else tokens).float() for name in corpus.LABELS)
-
-    def _head(self, name: str, tokens: Tensor) -> Tensor:
-        if name in self.plain:
-            told: Tensor = self.plain[name](tokens)
-            return told
-        place = list(self.words).index(name)
-        scores = self.scale[place] * (tokens @ self._embedding[0].weight[self.words[name]].T.to(tokens.dtype))
-        return torch.cat([self.nothing[place].expand(len(tokens), 1).to(scores.dtype), scores], dim=1)
-
-
-class Routing:
-    """While active, collects how evenly the gates spread the tokens."""
-
-    def __init__(self, model: Any) -> None:
-        self.losses: list[Tensor] = []
-        for block in model.model.language_model.layers:
-            block.mlp.gate.register_forward_hook(self._note)
-
-    def _note(self, gate: Any, args: Any, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        logits, _, chosen = outputs
-        if logits.requires_grad:
-            load = torch.bincount(chosen.flatten(), minlength=gate.num_experts).float() / chosen.numel()
-            self.losses.append(gate.num_experts * (load * logits.float().softmax(-1).mean(0)).sum())
-
-    def take(self) -> Tensor:
-        """Mean load-balancing loss (Fedus et al. 2022, arXiv:2101.03961; 1 is even) since the last call."""
-        mean = torch.stack(self.losses).mean()
-        self.losses.clear()
-        return mean
-
-
-def see(model: Any, batch: Batch) -> Tensor:
-    """Vision tokens of all three grids, (images, 56, width)."""
-    features = model.model.vision_tower(batch.pixels).last_hidden_state
-    return model.model.multi_modal_projector(features).view(len(batch.ids), -1, model.config.text_config.hidden_size)
-
-
-def answer(model: Any, batch: Batch, seen: Tensor) -> Tensor:
-    """Logits (answer tokens, vocabulary) from the vision tokens of one tier, (images, tokens, width)."""
-    vision = seen.shape[1]
-    embeds = torch.cat([seen, model.get_input_embeddings()(batch.ids).to(seen.dtype)], dim=1)
-    hidden = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask(batch.segment, vision), position_ids=positions(batch, vision),
-        use_cache=False,
-    ).last_hidden_state[:, vision:]  # fmt: skip
-    return model.lm_head(hidden[batch.scored]).float()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting of the knobs."""
-
-    tier: str
-    top_k: int
-    kept: tuple[int, ...] | None = None
-
-
-def first_path(rng: np.random.Generator) -> Setting:
-    """Any tier, with every block, at the reference's top-k or at the largest."""
-    tier = str(rng.choice(list(crops.TIERS), p=[0.2, 0.2, 0.6]))
-    return Setting(tier=tier, top_k=int(rng.choice([8, max(TOP_KS)])))
-
-
-def full_path(rng: np.random.Generator) -> Setting:
-    """The high tier with every block, at the reference's top-k or at the largest."""
-    return Setting(tier="high", top_k=int(rng.choice([8, max(TOP_KS)])))
-
-
-def small_path(rng: np.random.Generator, blocks: int) -> Setting:
-    """Any tier, any top-k, up to a quarter of the blocks dropped, late ones rather than early ones."""
-    dropped = int(rng.integers(0, blocks // 4 + 1))
-    rising = np.arange(1, blocks + 1, dtype=float)
-    gone = rng.choice(blocks, size=dropped, replace=False, p=rising / rising.sum())
-    kept = tuple(i for i in range(blocks) if i not in gone)
-    return Setting(tier=str(rng.choice(list(crops.TIERS))), top_k=int(rng.choice(TOP_KS)), kept=kept)
+    @property
+    def late(self) -> int:
+        """The step from which the knobs are trained."""
+        return self.eyes + round(self.whole * WHOLE_SHARE)
 
 
 def train(model: Any, tok: Any, schedule: Schedule, checkpoint: Path) -> list[dict[str, float]]:
@@ -176,7 +80,7 @@ def train(model: Any, tok: Any, schedule: Schedule, checkpoint: Path) -> list[di
         schedule: lengths of the stages.
         checkpoint: written every `SAVE_EVERY` steps; where it exists, training goes on from it.
     """
-    eyes, routing = Eyes(model, tok), Routing(model)
+    eyes = Eyes(model, tok)
     model.model.language_model.set_experts_implementation(DENSE)
     model.set_attn_implementation("eager")  # fused attention is slower backwards on a CPU
     both = nn.ModuleList([model, eyes])
@@ -190,20 +94,19 @@ def train(model: Any, tok: Any, schedule: Schedule, checkpoint: Path) -> list[di
         both.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, curve = saved["step"], saved["curve"]
-    makers = {
-        True: Maker(tok, images=schedule.eye_images, text=0),
-        False: Maker(tok, images=schedule.images, text=schedule.text),
-    }
-    model.train()
+    makers = _makers(tok, schedule)
+    run = torch.compile(paths.decode, dynamic=False)
     started, seen = time.perf_counter(), []
     while step < total:
-        looking = step < schedule.eyes
-        _norms(model.model.vision_tower, training=looking)
-        batch = makers[looking].batch(step)
+        stage = _stage(step, schedule)
+        # norms learn with the eyes; once the decoder begins, what it is trained on is what is measured
+        model.train(stage == "eyes")
+        batch = makers[stage].batch(step)
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, schedule)
         optimizer.zero_grad(set_to_none=True)
-        shown = look(model, eyes, batch) if looking else learn(model, eyes, routing, batch, step, schedule)
+        late = stage == "late"
+        shown = look(model, eyes, batch) if stage == "eyes" else learn(model, batch, step, run, twice=late)
         norm = torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} is {norm}; the last checkpoint is {checkpoint}")
@@ -223,56 +126,68 @@ def train(model: Any, tok: Any, schedule: Schedule, checkpoint: Path) -> list[di
     return curve
 
 
-def _norms(tower: nn.Module, *, training: bool) -> None:
-    """Once the eyes know the images the statistics of their batch norms stay: what is trained is what is measured.
-
-    Only the norms: in evaluation mode LeViT's attention keeps its biases from one call, and their graph, to the next.
-    """
-    for module in tower.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(training)
-
-
 def look(model: Any, eyes: Eyes, batch: Batch) -> dict[str, float]:
-    """One step of the eyes alone: gradients of the vision tokens' loss."""
+    """One step of the eyes: gradients of the vision tokens' loss."""
     with torch.autocast("cpu", torch.bfloat16):
         loss = eyes(see(model, batch), batch.labels)
     loss.backward()
     return {"eyes_loss": loss.item()}
 
 
-def learn(model: Any, eyes: Eyes, routing: Routing, batch: Batch, step: int, schedule: Schedule) -> dict[str, float]:
-    """One step of the whole: gradients of the full path and, late and in every other step, of a smaller one."""
-    rng = generator(corpus.SEED, "path", step)
-    late = step - schedule.eyes >= schedule.whole * WHOLE_SHARE
-    path = full_path(rng) if late else first_path(rng)
+def learn(model: Any, batch: Batch, step: int, run: Any, *, twice: bool) -> dict[str, float]:
+    """One step of the decoder, which `run` runs: gradients of the full paths and, if `twice`, of smaller ones."""
+    rng, rows = generator(corpus.SEED, "path", step), len(batch.ids)
+    blocks = len(model.model.language_model.layers)
+    way = paths.full(rng, rows, blocks, LATE_TIERS if twice else EARLY_TIERS)
     truth = batch.ids.roll(-1, 1)[batch.scored]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         seen = see(model, batch)
-        # the paths share the eyes' work: their gradients meet here
-        shared = seen.detach().requires_grad_()
-        eyes_loss = eyes(seen, batch.labels)
-        with knobs(model, top_k=path.top_k):
-            logits = answer(model, batch, shared[:, tokens_of(path.tier)])
-        loss, balance = F.cross_entropy(logits, truth), routing.take()
-    (loss + BALANCE * balance).backward()
-    right = (logits.argmax(-1) == truth).float().mean()
-    shown = {"loss": loss.item(), "right": right.item(), "eyes_loss": eyes_loss.item(), "balance": balance.item()}
-    if late and step % 2:
-        small = small_path(rng, len(model.model.language_model.layers))
-        taught = logits.detach().softmax(-1)
-        with torch.autocast("cpu", torch.bfloat16), knobs(model, top_k=small.top_k, kept=small.kept):
-            logits = answer(model, batch, shared[:, tokens_of(small.tier)])
-            loss = F.cross_entropy(logits, taught) + OWN * F.cross_entropy(logits, truth)
-            balance = routing.take()
-        (loss + BALANCE * balance).backward()
-        shown["small_loss"] = F.cross_entropy(logits.detach(), truth).item()
-    torch.autograd.backward([AUXILIARY * eyes_loss, seen], [None, shared.grad])
+    if twice:
+        way, batch, seen = paths.joined(way, paths.small(rng, rows, blocks)), _doubled(batch), torch.cat([seen, seen])
+    with torch.autocast("cpu", torch.bfloat16), knobs(model, top_k=max(TOP_KS)):
+        logits, balance, spread = paths.answer(model, batch, seen, way, run)
+    told = logits[: len(truth)]
+    loss = F.cross_entropy(told, truth)
+    shown = {"loss": loss.item(), "right": (told.argmax(-1) == truth).float().mean().item()}
+    shown |= {"balance": balance.item(), "spread": spread.item()}
+    if twice:
+        small = logits[len(truth) :]
+        own = F.cross_entropy(small, truth)
+        loss = loss + F.cross_entropy(small, told.detach().softmax(-1)) + OWN * own
+        shown["small_loss"] = own.item()
+    (loss + BALANCE * balance + SPREAD * spread).backward()
     return shown
 
 
+def _doubled(batch: Batch) -> Batch:
+    texts = ("ids", "segment", "place", "scored")
+    return replace(batch, **{name: getattr(batch, name).repeat(2, 1) for name in texts})
+
+
+def _stage(step: int, schedule: Schedule) -> str:
+    if step < schedule.eyes:
+        return "eyes"
+    if step < schedule.eyes + schedule.even:
+        return "even"
+    return "hard" if step < schedule.late else "late"
+
+
+def _makers(tok: Any, schedule: Schedule) -> dict[str, Maker]:
+    """What draws the batches of each stage; a late batch has half the images, each answered twice."""
+
+    def maker(shares: dict[str, int], units: float, text: int) -> Maker:
+        return Maker(tok, shares={name: int(units * share) for name, share in shares.items()}, text=text)
+
+    return {
+        "eyes": maker(EYES_SHARES, schedule.eye_units, 0),
+        "even": maker(EVEN_SHARES, schedule.units, schedule.text),
+        "hard": maker(HARD_SHARES, schedule.units, schedule.text),
+        "late": maker(HARD_SHARES, schedule.units / 2, schedule.text),
+    }
+
+
 def _rate(step: int, schedule: Schedule) -> float:
-    """Warm-up and cosine decay, once for the eyes and once for the whole."""
+    """Warm-up and cosine decay, once for the eyes and once for the decoder."""
     first = step < schedule.eyes
     length, peak = (schedule.eyes, schedule.eyes_lr) if first else (schedule.whole, schedule.peak_lr)
     at = step if first else step - schedule.eyes
