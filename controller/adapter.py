@@ -1,16 +1,21 @@
 """A vision-language model behind the knobs: one answer at a time, with its parts timed in that same run.
 
-The knobs are the image's tier (eyes.py), the experts a token and the decoder blocks (knobs.py). An answer is made in
-two halves, `see` and `answer`, so that a controller can look at what was seen before it picks the rest.
+The knobs are the image's tier (eyes.py), the experts a token and the decoder blocks (knobs.py). A question is
+tokenised by `ask`; an answer is made in two halves, `see` and `answer`, so that a controller can read the question
+before it picks the tier, and look at what was seen before it picks the rest.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -41,6 +46,17 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A question as the decoder gets it."""
+
+    question: str
+    ids: Tensor
+    """Of the prompt after the image (length,), the mark before the answer included."""
+    ms: float
+    """What tokenising took: done once, for whoever decides and for the model, it is part of the prefill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One greedy answer and what it took."""
 
@@ -53,7 +69,7 @@ class Run:
     """Each of `table.PARTS` in ms. Prefill has the tokenizing of the question and the setting of the knobs in it, and
     yields the first token; decode is what follows, about 0 when nothing does."""
     total_ms: float
-    """Both halves from start to end, measured apart from the parts."""
+    """The question and both halves from start to end, measured apart from the parts."""
 
     @property
     def output_tokens(self) -> int:
@@ -118,11 +134,33 @@ class Adapter:
         """The answer that these tokens are, without its end."""
         return self._words.decode(ids)
 
-    def language(self, question: str) -> Tensor:
-        """Mean word embedding of the question (width,), float32: the language feature of C3."""
+    def ask(self, question: str) -> Asked:
+        """The question, tokenised.
+
+        Raises:
+            UserError: the question is empty or too long.
+        """
+        start = time.perf_counter()
+        ids = self.text(question)
+        return Asked(question=question, ids=ids, ms=1000 * (time.perf_counter() - start))
+
+    def language(self, question: str, ids: Tensor) -> npt.NDArray[np.float32]:
+        """Mean word embedding of the question (width,): the language feature of C3.
+
+        Args:
+            question: as asked.
+            ids: its tokens, from `text`.
+        """
+        rows = self._rows[self._words.words(question, ids)]
+        mean: npt.NDArray[np.float32] = np.add.reduce(rows, axis=0) / np.float32(len(rows))
+        return mean
+
+    @cached_property
+    def _rows(self) -> npt.NDArray[np.float32]:
+        """Word embeddings (tokens, width), copied once: of so few rows numpy has the mean before torch has begun."""
         with torch.inference_mode():
-            embedded: Tensor = self._embedding(self._words.words(question).to(self.device))
-            return embedded.float().mean(0)
+            table: Tensor = self._embedding(torch.arange(len(self._words), device=self.device))
+            return table.float().cpu().numpy()
 
     def embed(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """What the decoder reads (n, length, width): what stands before the image, the image, the text.
@@ -162,24 +200,20 @@ class Adapter:
             watch.lap("projector_ms")
         return Seen(tier=tier, tokens=tokens, times=watch.stop())
 
-    def answer(self, seen: Seen, question: str, *, top_k: int, kept: Sequence[int], max_new_tokens: int) -> Run:
+    def answer(self, seen: Seen, asked: Asked, *, top_k: int, kept: Sequence[int], max_new_tokens: int) -> Run:
         """Second half: the greedy answer, with a KV cache.
 
         Args:
             seen: from `see`.
-            question: about the image.
+            asked: from `ask`, about the image.
             top_k: experts a token; 0: the model has none.
             kept: numbers of the decoder blocks that run.
             max_new_tokens: tokens of the answer at most.
-
-        Raises:
-            UserError: the question is empty or too long.
         """
         watch = Stopwatch(self.device)
-        ids = self.text(question)
         with torch.inference_mode(), self.knobs(top_k, kept):
             cache = DynamicCache()
-            embeds = self.embed(seen.tokens, ids[None])
+            embeds = self.embed(seen.tokens, asked.ids[None])
             said = [self._next(embeds, cache, self.mask(embeds.shape[1], seen.tokens.shape[1]))]
             watch.lap("prefill_ms")
             while said[-1] not in self.end_ids and len(said) < max_new_tokens:
@@ -187,16 +221,26 @@ class Adapter:
                 said.append(self._next(embeds, cache, None))
             watch.lap("decode_ms")
         times = watch.stop()
+        parts = seen.times.parts | times.parts
         return Run(
-            answer=self.decode_text(said), token_ids=tuple(said), vision_tokens=seen.tokens.shape[1],
-            text_tokens=len(ids), parts=seen.times.parts | times.parts, total_ms=seen.times.total_ms + times.total_ms,
-        )  # fmt: skip
+            answer=self.decode_text(said),
+            token_ids=tuple(said),
+            vision_tokens=seen.tokens.shape[1],
+            text_tokens=len(asked.ids),
+            parts=parts | {"prefill_ms": asked.ms + parts["prefill_ms"]},
+            total_ms=asked.ms + seen.times.total_ms + times.total_ms,
+        )
 
     def run(
         self, image: Image.Image, question: str, *, tier: str, top_k: int, kept: Sequence[int], max_new_tokens: int
     ) -> Run:
-        """One question about one image in one configuration: both halves."""
-        return self.answer(self.see(image, tier), question, top_k=top_k, kept=kept, max_new_tokens=max_new_tokens)
+        """One question about one image in one configuration.
+
+        Raises:
+            UserError: the question is empty or too long.
+        """
+        asked, seen = self.ask(question), self.see(image, tier)
+        return self.answer(seen, asked, top_k=top_k, kept=kept, max_new_tokens=max_new_tokens)
 
     def _next(self, embeds: Tensor, cache: Any, mask: Tensor | None) -> int:
         """The likeliest token after these, which the cache gains."""

@@ -1,8 +1,8 @@
 """What every controller stands next to: fixed configurations and their hull, lookup table, random, oracle; and regret.
 
 A policy is a table of columns (n, m): the configuration of each of n samples at each of m budgets. Column c is the
-c-th configuration of the `Space`. Latency is in ms. Everything is exact; the oracle is that of single runs, so where
-timings are noisy it also profits from the noise.
+c-th configuration of the `Space`. Latency is in ms. Everything is exact. The oracle takes
+the latencies as they are: of single timings it would also profit from their noise.
 """
 
 from __future__ import annotations

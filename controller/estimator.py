@@ -171,12 +171,12 @@ def with_total(parts: Mapping[str, Floats], output_tokens: Floats) -> dict[str, 
 
 
 def measured(profile: Profile) -> dict[str, Floats]:
-    """Each of `OUTPUTS`, and `total_ms`, as they were timed, (n, c) in ms; NaN where they were not."""
+    """Each of `OUTPUTS`, and `total_ms`, medians of the runs, (n, c) in ms; NaN where there are none."""
     parts = {name: profile.per_token_ms if name == OUTPUTS[3] else profile.parts[name] for name in OUTPUTS}
     return {**parts, "total_ms": profile.total_ms}
 
 
 def only(profile: Profile, rows: npt.NDArray[np.bool_]) -> Profile:
     """The same samples with the times of these rows (n, c) only, NaN elsewhere."""
-    parts = {name: np.where(rows, values, np.nan) for name, values in profile.parts.items()}
-    return replace(profile, parts=parts)
+    runs = {name: np.where(rows[..., None], values, np.nan) for name, values in profile.runs.items()}
+    return replace(profile, runs=runs)

@@ -1,31 +1,29 @@
 """Fit the latency estimator on the timed rows of a profile: 80 % of the samples teach it, 20 % hold it to account.
 
-The held-out samples choose the epoch, say whether the mean or the median of the noise is the better prediction, and
-give the noise of the p95. Two things move a run away from what was told before it: the length of its answer, which is
-known of every sample, timed or not, and the machine's noise, which is the held-out residual. All pairs of a length and
-a residual of the same configuration make the distribution whose 95 % quantile is told: split conformal prediction for
-each configuration by itself (Vovk 2012, arXiv:1209.2673, "Mondrian"), if noise does not depend on length.
+What is learned is the median of a row's runs; the p95 is that of single runs. The held-out samples choose the epoch,
+say whether the mean or the median of the rows' noise is the better prediction, and give the noise of the p95. Two
+things move a run away from what was told before it: the length of its answer, which is known of every sample, timed or
+not, and the machine's noise, which is the residual of each held-out run. All pairs of a length and a residual of the
+same configuration make the distribution whose 95 % quantile is told: split conformal prediction for each configuration
+by itself (Vovk 2012, arXiv:1209.2673, "Mondrian"), if noise does not depend on length.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from controller import fit as training
 from controller.estimator import OUTPUTS, Estimator, measured, network, raw_inputs
 from controller.schema import TrainConfig
 from controller.table import Profile
 from suite.errors import UserError
 from suite.rng import generator
-
-log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 HELD_OUT = 0.2
@@ -40,12 +38,12 @@ class Fit:
 
     Attributes:
         estimator: of the best epoch.
-        curve: loss of every epoch, `train` and `held_out`: squares of normalised logarithms.
+        curve: of every epoch the `loss` and, on the held-out rows, `explained`: the share of the logarithms' variance.
         corrected: parts for which the mean of the noise predicts the held-out samples better than its median.
     """
 
     estimator: Estimator
-    curve: dict[str, list[float]]
+    curve: tuple[training.Row, ...]
     corrected: tuple[str, ...]
 
 
@@ -75,24 +73,36 @@ def fit(profile: Profile, config: TrainConfig, *, machine: str, seed: int) -> Fi
     """Fit on whatever rows of the profile have times.
 
     Raises:
-        UserError: too few samples were timed, or the first epoch already diverges.
+        UserError: too few samples were timed, or the training diverges.
     """
     teach, held = split(profile, seed=seed)
     estimator = _untrained(teach, profile, config.width, machine, seed)
-    curve = _train(estimator.parts, _rows(estimator, teach), _rows(estimator, held), config, seed)
+    (inputs, targets), judge = _rows(estimator, teach), _rows(estimator, held)
+
+    def batch(rows: Tensor, _epoch: int) -> Callable[[], Tensor]:
+        return lambda: _squares(estimator.parts(inputs[rows]), targets[rows])
+
+    def score(_epoch: int) -> dict[str, float]:
+        with torch.inference_mode():
+            return {"explained": 1 - _squares(estimator.parts(judge[0]), judge[1]).item()}
+
+    curve = training.fit(
+        estimator.parts, batch, score, name="latency", config=config, items=len(inputs), by="explained", seed=seed,
+        checkpoint=None,
+    ).curve  # fmt: skip
     estimator, corrected = _smeared(estimator, teach, held)
     estimator = replace(estimator, margin=_margin(estimator, profile, held))
     return Fit(estimator=estimator, curve=curve, corrected=corrected)
 
 
 def _margin(estimator: Estimator, profile: Profile, held: Profile) -> Floats:
-    """Logarithm of the p95 of a total over the mean that is told before the run, (c,)."""
+    """Logarithm of the p95 of a run's total over the mean that is told before it, (c,)."""
     by_length = np.log(estimator.predict(profile)["total_ms"] / estimator.totals(profile.text_tokens).mean_ms)
-    noise = _log(held.total_ms) - np.log(estimator.predict(held)["total_ms"])
+    noise = _log(held.single_ms) - np.log(estimator.predict(held)["total_ms"])[..., None]
     everywhere = noise[np.isfinite(noise)]
     margin = np.empty(len(profile.space))
     for column, lengths in enumerate(by_length.T):
-        here = noise[np.isfinite(noise[:, column]), column]
+        here = noise[:, column][np.isfinite(noise[:, column])]
         # a configuration that was never timed has the noise of all others
         pairs = lengths[:, None] + (here if len(here) else everywhere)
         margin[column] = np.quantile(pairs, LEVEL, method="higher")
@@ -116,8 +126,8 @@ def _untrained(teach: Profile, profile: Profile, width: int, machine: str, seed:
         parts=parts,
         input_mean=raw.mean(axis=0),
         input_std=_spread(raw.std(axis=0)),
-        log_mean=np.array([np.nanmean(log) for log in logs]),
-        log_std=_spread(np.array([np.nanstd(log) for log in logs])),
+        log_mean=np.array([np.nanmean(ms) for ms in logs]),
+        log_std=_spread(np.array([np.nanstd(ms) for ms in logs])),
         affine=np.tile([0.0, 1.0], (len(OUTPUTS), 1)),
         margin=np.zeros(len(teach.space)),
         vision_tokens=profile.vision_tokens.mean(axis=0),
@@ -159,40 +169,6 @@ def _quotients(estimator: Estimator, profile: Profile, name: str) -> Floats:
 def _miss(estimator: Estimator, profile: Profile, name: str) -> float:
     """Sum of the squared errors over the rows that have this part."""
     return float(np.nansum((measured(profile)[name] - estimator.predict(profile)[name]) ** 2))
-
-
-def _train(
-    net: nn.Sequential, teach: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], config: TrainConfig, seed: int
-) -> dict[str, list[float]]:
-    """Train in place on `teach`, keep the epoch that is best on `held`, both inputs and targets; losses by epoch."""
-    inputs, targets = teach
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    curve: dict[str, list[float]] = {"train": [], "held_out": []}
-    best, state = math.inf, copy.deepcopy(net.state_dict())
-    for epoch in range(config.epochs):
-        order = torch.from_numpy(generator(seed, "latency estimator", "order", epoch).permutation(len(inputs)))
-        total = 0.0
-        for batch in torch.split(order, config.batch_size):
-            step = _squares(net(inputs[batch]), targets[batch])
-            optimizer.zero_grad()
-            torch.autograd.backward(step)
-            optimizer.step()
-            total += step.item() * len(batch)
-        schedule.step()
-        with torch.inference_mode():
-            miss = _squares(net(held[0]), held[1]).item()
-        if not math.isfinite(total + miss):
-            log.warning("the latency estimator diverged in epoch %d; its best epoch before stands", epoch + 1)
-            break  # weights that diverged do not come back
-        curve["train"].append(total / len(inputs))
-        curve["held_out"].append(miss)
-        if miss < best:
-            best, state = miss, copy.deepcopy(net.state_dict())
-    if not math.isfinite(best):
-        raise UserError(f"The latency estimator diverged in its first epoch; lower task.latency.lr={config.lr:g}.")
-    net.load_state_dict(state)
-    return curve
 
 
 def _squares(told: Tensor, targets: Tensor) -> Tensor:

@@ -32,9 +32,18 @@ def errors(profile: Profile, predicted: Predicted, *, seed: int) -> dict[str, Me
         sums = _sums(measured(profile)[name], predicted[name])
         for score, (unit, estimate) in _scores(sums, seed).items():
             told[f"{name.removesuffix('_ms')}_{score}"] = estimate.metric(
-                unit=unit, note=f"{int(sums[:, 0].sum())} runs"
+                unit=unit, note=f"{int(sums[:, 0].sum())} medians of {profile.single_ms.shape[2]} runs"
             )
     return told
+
+
+def single_runs(profile: Profile, predicted: Predicted, *, seed: int) -> dict[str, Metric]:
+    """MAPE (%) and R2 (1) of the total against every single run, its noise included; `single_run_mape`, `_r2`."""
+    times = profile.single_ms.reshape(len(profile.ids), -1)
+    sums = _sums(times, np.repeat(predicted["total_ms"], profile.single_ms.shape[2], axis=1))
+    told = _scores(sums, seed)
+    note = f"{int(sums[:, 0].sum())} runs"
+    return {f"single_run_{score}": told[score][1].metric(unit=told[score][0], note=note) for score in ("mape", "r2")}
 
 
 def _sums(times: Floats, predicted: Floats) -> Floats:
@@ -77,10 +86,10 @@ def _variance(total: Floats) -> float:
 
 def coverage(estimator: Estimator, profile: Profile, *, seed: int) -> Metric:
     """Share of the timed runs that took no longer than the p95 told before them, in %; n counts samples."""
-    rows = timed_rows(profile)
-    kept = (profile.total_ms <= estimator.totals(profile.text_tokens).p95_ms) & rows
-    share = ratio_ci(100.0 * kept.sum(axis=1), rows.sum(axis=1).astype(float), seed=seed)
-    return share.metric(unit="%", note=f"{rows.sum()} runs; the length of the answer not known")
+    runs = np.isfinite(profile.single_ms)
+    kept = (profile.single_ms <= estimator.totals(profile.text_tokens).p95_ms[..., None]) & runs
+    share = ratio_ci(100.0 * kept.sum(axis=(1, 2)), runs.sum(axis=(1, 2)).astype(float), seed=seed)
+    return share.metric(unit="%", note=f"{runs.sum()} runs; the length of the answer not known")
 
 
 def by_configuration(profile: Profile, predicted: Predicted, *, seed: int) -> list[dict[str, Any]]:

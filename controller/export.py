@@ -44,13 +44,12 @@ def export(policy: Policy, path: Path) -> None:
 
     weight, bias = policy.joint()
     hidden = dict(policy.hidden.named_parameters())
+    first = hidden["0.weight"].double() / policy.spread.double()  # normalises in the product: three nodes less to run
     always = np.zeros((1, policy.actions), dtype=bool)
     always[0, 0] = True
     constants = {
-        "mean": policy.mean,
-        "spread": policy.spread,
-        "weight_1": hidden["0.weight"],
-        "bias_1": hidden["0.bias"],
+        "weight_1": first.float(),
+        "bias_1": (hidden["0.bias"].double() - first @ policy.mean.double()).float(),
         "weight_2": hidden["2.weight"],
         "bias_2": hidden["2.bias"],
         "weight_3": weight,
@@ -60,9 +59,7 @@ def export(policy: Policy, path: Path) -> None:
     arrays |= {"always": always, "never": np.array(-np.inf, dtype=np.float32), "row": np.array([1, -1])}
     node = helper.make_node
     nodes = [
-        node("Sub", ["features", "mean"], ["centred"]),
-        node("Div", ["centred", "spread"], ["scaled"]),
-        node("Reshape", ["scaled", "row"], ["state"]),
+        node("Reshape", ["features", "row"], ["state"]),
         node("Gemm", ["state", "weight_1", "bias_1"], ["sum_1"], transB=1),
         node("Relu", ["sum_1"], ["hidden_1"]),
         node("Gemm", ["hidden_1", "weight_2", "bias_2"], ["sum_2"], transB=1),

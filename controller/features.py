@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controller.shared import Chunk
 from suite.errors import ConfigError
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +38,20 @@ def look(chunk: Chunk) -> Features:
     """Features of a chunk; its vision tokens are computed where they were not yet."""
     adapter = chunk.adapter
     pooled = [pool(chunk.vision(tier)) for tier in adapter.space.tiers]
-    language = [adapter.language(question) for question in chunk.questions]
-    return Features(language=torch.stack(language).cpu(), vision=torch.stack(pooled, dim=1).cpu())
+    language = [adapter.language(*asked) for asked in zip(chunk.questions, chunk.ids, strict=True)]
+    return Features(language=torch.from_numpy(np.stack(language)), vision=torch.stack(pooled, dim=1).cpu())
 
 
 def pool(tokens: Tensor) -> Tensor:
     """Mean of vision tokens (n, tokens, width): (n, width), float32."""
     return tokens.float().mean(1)
+
+
+def pool_one(tokens: Tensor) -> npt.NDArray[np.float32]:
+    """The same of one image (1, tokens, width): (width,). Numpy, which has it before torch has begun."""
+    rows = tokens[0].float().cpu().numpy()
+    mean: npt.NDArray[np.float32] = np.add.reduce(rows, axis=0) / np.float32(len(rows))
+    return mean
 
 
 def join(parts: Sequence[Features]) -> Features:
@@ -60,8 +72,8 @@ def read(path: Path) -> Features:
     return Features(language=stored["language"], vision=stored["vision"])
 
 
-def budget_features(budgets_ms: Tensor, low_ms: float, high_ms: float, size: int) -> Tensor:
-    """Sinusoidal features of budgets, (m, size): sines, then cosines, of half a turn up to eight turns over the range.
+def budget_features(budget_ms: float, low_ms: float, high_ms: float, size: int) -> Floats:
+    """Sinusoidal features of a budget, (size,): sines, then cosines, of half a turn up to eight turns over the range.
 
     A budget's place between `low_ms` (0) and `high_ms` (1) is taken on a logarithmic scale, because what matters is
     relative: the reward divides the overrun by the budget, and configurations lie closer to each other at the cheap
@@ -69,7 +81,7 @@ def budget_features(budgets_ms: Tensor, low_ms: float, high_ms: float, size: int
     the dearest nothing more can be bought.
 
     Args:
-        budgets_ms: (m,).
+        budget_ms: one.
         low_ms: for example what the cheapest configuration takes.
         high_ms: for example what the dearest takes.
         size: number of features, even.
@@ -81,6 +93,13 @@ def budget_features(budgets_ms: Tensor, low_ms: float, high_ms: float, size: int
         raise ConfigError(f"budgets from {low_ms:g} to {high_ms:g} ms are no range; give 0 < low < high.")
     if size < 2 or size % 2:
         raise ConfigError(f"{size} budget features cannot be half sines, half cosines; give an even number.")
-    place = (budgets_ms.float().clamp(low_ms, high_ms) / low_ms).log() / math.log(high_ms / low_ms)
-    angles = place[:, None] * math.pi * torch.logspace(0, 4, size // 2, base=2.0, device=place.device)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    place = math.log(min(max(budget_ms, low_ms), high_ms) / low_ms) / math.log(high_ms / low_ms)
+    angles = [place * turns for turns in _turns(size // 2)]  # for so few numbers numpy is slower
+    return np.array([*map(math.sin, angles), *map(math.cos, angles)])
+
+
+@cache
+def _turns(count: int) -> list[float]:
+    """Angles over the whole range of budgets."""
+    turns: list[float] = (math.pi * np.logspace(0, 4, count, base=2.0)).tolist()
+    return turns

@@ -48,7 +48,7 @@ def fit(
     items: int,
     by: str,
     seed: int,
-    checkpoint: Path,
+    checkpoint: Path | None,
     updates: int = 1,
 ) -> Fitted:
     """Train in place.
@@ -62,7 +62,7 @@ def fit(
         items: how many there are to draw batches from.
         by: the logged number whose highest value marks the best epoch; of equal ones the earliest.
         seed: of the order of the items.
-        checkpoint: where a killed training goes on from.
+        checkpoint: where a killed training goes on from; None: it takes seconds and starts over.
         updates: steps on the same batch.
 
     Raises:
@@ -72,7 +72,7 @@ def fit(
     curve: list[Row] = []
     best: dict[str, Tensor] = {}
     best_epoch = 0
-    if checkpoint.exists():
+    if checkpoint is not None and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -98,9 +98,10 @@ def fit(
         mean = sum(losses) / len(losses)
         if not math.isfinite(mean) or not all(bool(values.isfinite().all()) for values in network.parameters()):
             _write(checkpoint, good)
+            kept = f"the state after epoch {epoch - 1} is kept, " if checkpoint is not None else ""
             raise UserError(
-                f"Training of {name} stopped: the loss of epoch {epoch} is not a number; the state after epoch "
-                f"{epoch - 1} is kept, lower task.{name}.lr={config.lr:g} and run again."
+                f"Training of {name} stopped: the loss of epoch {epoch} is not a number; {kept}"
+                f"lower task.{name}.lr={config.lr:g} and run again."
             )
         curve.append({"epoch": epoch, "loss": mean, **score(epoch)})
         if not best or curve[-1][by] > curve[best_epoch - 1][by]:
@@ -121,8 +122,10 @@ def _copy(tree: Any) -> Any:
     return [_copy(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
+def _write(path: Path | None, state: dict[str, Any]) -> None:
     """All of it or nothing."""
+    if path is None:
+        return
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)

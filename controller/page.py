@@ -1,7 +1,7 @@
 """samples.html: what the controller did on each sample, as one static page.
 
-Self-contained (inline style and images, no script, no network) and made from the rows alone, so the same rows give the
-same bytes. A row is one of samples.jsonl of `task=controller`:
+Self-contained and made from the rows and images alone, so the same rows give the same bytes. A row
+is one of samples.jsonl of `task=controller`:
 
     id, dataset, question, answers (accepted ones)
     runs: one a budget: budget_ms, tier, top_k, blocks, answer, accuracy (0 to 1), total_ms (the controller's own time
@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from suite.records.store import write_atomic
+from suite.report.sheet import document
 
 Row = Mapping[str, Any]
 Picture = Callable[[str], bytes]
@@ -29,19 +30,12 @@ Picture = Callable[[str], bytes]
 MOST, SIDE = 60, 384
 """Samples shown, and pixels of an image's longer side, at most: the images travel in the page."""
 STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#ccc, #4a4d52); --right: light-dark(#00623f, #4fd0a0);
-  --wrong: light-dark(#a33a00, #ff9b66); --card: light-dark(#f7f7f8, #1d2025); }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 80rem; padding: 0 .8rem;
-  background: light-dark(#fff, #16181c); color: light-dark(#1b1d21, #e4e6ea); overflow-wrap: anywhere }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 0 } p { margin: .3rem 0 } .dim { opacity: .75 }
 section { display: flex; flex-wrap: wrap; gap: .4rem 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .4rem; margin: 1rem 0; padding: .7rem; content-visibility: auto; contain-intrinsic-size: auto 22rem }
+  border-radius: .45rem; margin: 1rem 0; padding: .7rem; content-visibility: auto; contain-intrinsic-size: auto 22rem }
+section h2 { font-size: 1.05rem; margin: 0 } .told { flex: 1 1 20rem; min-width: 0 }
 img { width: min(12rem, 100%); aspect-ratio: 1; object-fit: contain; align-self: start; image-rendering: pixelated }
-.told { flex: 1 1 20rem; min-width: 0 } .table { overflow-x: auto }
-table { border-collapse: collapse; margin-top: .4rem; font-variant-numeric: tabular-nums; width: 100% }
-th, td { text-align: left; padding: .2rem .7rem .2rem 0; border-top: 1px solid var(--line); vertical-align: top }
-th { font-weight: 600; white-space: nowrap } .number { text-align: right; white-space: nowrap }
-.right { color: var(--right) } .wrong { color: var(--wrong) }
+table { margin-top: .4rem; width: 100% } th, td { padding: .2rem .7rem .2rem 0 } th { white-space: nowrap }
+.number { text-align: right; white-space: nowrap }
 """
 HEAD = (
     "<tr><th class=number>budget<th>tier<th class=number>top-k<th class=number>blocks<th>answer"
@@ -64,15 +58,13 @@ def page(rows: Sequence[Row], image: Picture) -> str:
     runs = [run for row in rows for run in row["runs"]]
     met = f"{sum(run['met'] for run in runs) / len(runs):.0%} of {len(runs)} runs within the budget, " if runs else ""
     sets = ", ".join(f"{name} {count}" for name, count in Counter(str(row["dataset"]) for row in rows).items())
-    return (
-        '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>Samples</title><style>{STYLE}</style>\n"
+    body = (
         f"<h1>Samples</h1><p>{len(shown)} of {len(rows)} samples. {met}{escape(sets)}.</p><p class=dim>Budgets and "
         "times are in ms; the time includes the controller's decision. Tier is how much of the image is looked at, "
         "top-k the experts a token, blocks the decoder blocks that run.</p>\n"
         + "\n".join(_section(row, image) for row in shown)
-        + "\n</html>\n"
     )
+    return document("Samples", body, style=STYLE)
 
 
 def png(image: Image.Image) -> bytes:
@@ -92,7 +84,7 @@ def _section(row: Row, image: Picture) -> str:
         f"<div class=told><h2>{escape(row['question'])}</h2>"
         f"<p class=dim>{escape(str(row['dataset']))}, {escape(row['id'])}</p>"
         f"<p>true answer: <b>{escape(accepted)}</b></p>"
-        f"<div class=table><table>{HEAD}{''.join(map(_run, row['runs']))}</table></div></div></section>"
+        f"<div class=wide><table>{HEAD}{''.join(map(_run, row['runs']))}</table></div></div></section>"
     )
 
 

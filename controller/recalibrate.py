@@ -58,7 +58,7 @@ def recalibrate(estimator: Estimator, timed: Profile, *, machine: str) -> Estima
     moved = replace(estimator, machine=machine, affine=affine)
     if rows.sum() < LEAST_FOR_P95:
         return moved
-    overrun = np.log(timed.total_ms[rows] / moved.totals(timed.text_tokens).p95_ms[rows])
+    overrun = np.log(timed.single_ms[rows] / moved.totals(timed.text_tokens).p95_ms[rows][:, None]).ravel()
     return replace(moved, margin=np.maximum(moved.margin + conformal(overrun), 0.0))
 
 

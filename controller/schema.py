@@ -121,6 +121,8 @@ class ControllerConfig:
     """Samples of each data set and split that are profiled; None: by `mode`."""
     timed_samples: int | None = None
     """Of them those that are timed in every configuration; None: by `mode`."""
+    rounds: int | None = None
+    """Runs of each of these in each configuration, minutes apart, whose median C1 learns; None: by `mode`."""
     estimator: str | None = None
     """Folder of a latency estimator from another machine, to be recalibrated here; None: fit one here."""
     recalibrate: int = 25
@@ -143,7 +145,7 @@ class ControllerConfig:
         check_choice("task.top_k_mode", self.top_k_mode, TOP_K_MODES)
         check_choice("task.vqa", self.vqa, VQA)
         check_range("task.max_new_tokens", self.max_new_tokens, 1, 4096)
-        for option in ("profile_samples", "timed_samples"):
+        for option in ("profile_samples", "timed_samples", "rounds"):
             if (value := getattr(self, option)) is not None:
                 check_range(f"task.{option}", value, 1)
         check_range("task.recalibrate", self.recalibrate, 5, 1_000_000)
@@ -161,6 +163,10 @@ class ControllerConfig:
     def models_used(self) -> tuple[str, ...]:
         """Names in the `models` group of the models that can move a number."""
         return ("vlm",)
+
+    def copied_models(self) -> tuple[str, ...]:
+        """Models that every process of gpu_mode=data_parallel holds a copy of: to answer samples, not to train."""
+        return ("vlm",) if self.step == "adaptive" else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
 """The profile: what every configuration answered on every sample, and what it took; Parquet on disk.
 
 One row is one (sample, configuration). Accuracy is known for every row; times only for the samples that were timed,
-and they are None, not 0, on the others.
+and they are None, not 0, on the others. A pair is timed in several runs, minutes apart: its time is their median, which
+no busy second moves, and every single run is kept, because a budget must be met by runs and not by medians.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,29 @@ class Profile:
     """(n, c)."""
     text_tokens: Ints
     """(n,), of the question."""
-    parts: dict[str, Floats]
-    """Each of `PARTS`, (n, c) in ms; NaN where the sample was not timed."""
+    runs: dict[str, Floats]
+    """Each of `PARTS` in each of r runs, (n, c, r) in ms; NaN where the sample was not timed."""
+
+    @cached_property
+    def parts(self) -> dict[str, Floats]:
+        """Each of `PARTS`, median over the runs, (n, c) in ms."""
+        return {name: np.median(values, axis=2) for name, values in self.runs.items()}
 
     @property
-    def total_ms(self) -> Floats:
-        """Sum of the parts, (n, c)."""
-        vision, projector, prefill, decode = (self.parts[name] for name in PARTS)
+    def single_ms(self) -> Floats:
+        """Every run's total, the sum of its parts, (n, c, r)."""
+        vision, projector, prefill, decode = (self.runs[name] for name in PARTS)
         total: Floats = vision + projector + prefill + decode
         return total
+
+    @cached_property
+    def total_ms(self) -> Floats:
+        """Median over the runs of their totals, (n, c)."""
+        return np.asarray(np.median(self.single_ms, axis=2))
+
+    def averaged(self) -> Profile:
+        """The same with the mean over the runs in the place of all of them: what runs take on average."""
+        return replace(self, runs={name: values.mean(axis=2, keepdims=True) for name, values in self.runs.items()})
 
     @property
     def per_token_ms(self) -> Floats:
@@ -59,7 +75,8 @@ class Profile:
     @property
     def timed(self) -> npt.NDArray[np.bool_]:
         """Which samples were timed, (n,)."""
-        return np.array([not np.isnan(row).any() for row in self.parts["prefill_ms"]], dtype=bool)
+        known: npt.NDArray[np.bool_] = np.isfinite(self.runs["prefill_ms"]).all(axis=(1, 2))
+        return known
 
     def take(self, rows: npt.NDArray[Any]) -> Profile:
         """The samples that a boolean mask or an array of row numbers selects."""
@@ -73,7 +90,7 @@ class Profile:
             output_tokens=self.output_tokens[chosen],
             vision_tokens=self.vision_tokens[chosen],
             text_tokens=self.text_tokens[chosen],
-            parts={name: values[chosen] for name, values in self.parts.items()},
+            runs={name: values[chosen] for name, values in self.runs.items()},
         )
 
     def split(self, name: str) -> Profile:
@@ -82,7 +99,10 @@ class Profile:
 
 
 def write(path: Path, profile: Profile) -> None:
-    """Store as Parquet, one row a (sample, configuration)."""
+    """Store as Parquet, one row a (sample, configuration).
+
+    `prefill_ms` and so on are the medians; `prefill_ms_1` is the first run's.
+    """
     n, c = profile.accuracy.shape
     knobs = profile.space.configurations
     columns: dict[str, Any] = {
@@ -99,6 +119,9 @@ def write(path: Path, profile: Profile) -> None:
     }
     columns |= {name: profile.parts[name].ravel() for name in PARTS}
     columns |= {"decode_per_token_ms": profile.per_token_ms.ravel(), "total_ms": profile.total_ms.ravel()}
+    for name in PARTS:
+        rounds = np.moveaxis(profile.runs[name], 2, 0)
+        columns |= {f"{name}_{number}": values.ravel() for number, values in enumerate(rounds, 1)}
     pd.DataFrame(columns).to_parquet(path, index=False)
 
 
@@ -125,5 +148,11 @@ def read(path: Path) -> Profile:
         output_tokens=grid("output_tokens", int),
         vision_tokens=grid("vision_tokens", int),
         text_tokens=first["text_tokens"].to_numpy(dtype=int),
-        parts={name: grid(name, float) for name in PARTS},
+        runs={name: np.stack([grid(one, float) for one in _rounds(rows, name)], axis=2) for name in PARTS},
     )
+
+
+def _rounds(rows: pd.DataFrame, part: str) -> list[str]:
+    """Names of a part's columns, the first run's first."""
+    found = [name for name in rows.columns if name.startswith(f"{part}_")]
+    return sorted(found, key=lambda name: int(name.rsplit("_", 1)[1]))

@@ -46,9 +46,19 @@ class Words:
             )
         return torch.tensor(ids, dtype=torch.long)
 
-    def words(self, question: str) -> Tensor:
-        """Ids (length,) of the question alone."""
-        return torch.tensor(self._ids(f" {_checked(question)}"), dtype=torch.long)
+    def words(self, question: str, ids: Tensor) -> list[int]:
+        """Ids of the question alone, whose prompt has `ids` from `text`.
+
+        Where the prompt is the question and a mark, they are in it; a chat template may split the words otherwise.
+        """
+        if self._mark is not None:
+            found: list[int] = ids.tolist()
+            return found[:-1]
+        return self._ids(f" {_checked(question)}")
+
+    def __len__(self) -> int:
+        """Tokens in all, added ones included."""
+        return len(self._tok)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without its end."""

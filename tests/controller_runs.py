@@ -38,7 +38,7 @@ class Toy:
         model = ["task=controller", "models.vlm.source=path", f"models.vlm.id={self.model}"]
         knobs = [f"task.{name}=[{','.join(map(str, values))}]" for name, values in KNOBS.items()]
         answers = f"task.max_new_tokens={LONGEST}"
-        sizes = ["task.mode=small", "task.profile_samples=3", "task.timed_samples=5"]
+        sizes = ["task.mode=small", "task.profile_samples=3", "task.timed_samples=5", "task.rounds=2"]
         trained = ("latency", "supervised", "stage1", "stage2", "grpo")
         return [*model, *knobs, answers, *sizes, *(f"task.{name}.epochs=6" for name in trained)]
 

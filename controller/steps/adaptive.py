@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from controller import baselines, page
+from controller import baselines, features, page
 from controller.adapter import Run
 from controller.data import Sample, accuracy
 from controller.export import Decider, decider
@@ -71,7 +71,7 @@ def run(bench: Bench, ctx: RunContext) -> Result:
     here = ground(bench)
     asked = bench.task.latency_budget_ms
     budgets = here.budgets_ms if asked is None else np.array([asked])
-    samples = bench.samples("test", bench.sizes.test)[: bench.sizes.timed["test"]]
+    samples = bench.samples("test", bench.sizes.test)[: bench.sizes.timed["adaptive"]]
     chosen = _fixed(bench, here, budgets)
     controller = _controller(bench, here, longest=max(len(bench.adapter.text(sample.question)) for sample in samples))
     for sample in samples[:WARM_UP]:
@@ -140,22 +140,22 @@ def _row(
 
 
 def _steered(bench: Bench, controller: Controller, sample: Sample, budget_ms: float) -> dict[str, Any]:
-    """One run of the controller; `decision_ms` is what it adds."""
+    """One run of the controller; `decision_ms` is all that would not be done without it."""
     adapter, here, image = bench.adapter, controller.here, sample.open()
-    budget = here.budget_features([budget_ms])[0]
+    asked = adapter.ask(sample.question)
     start = time.perf_counter()
-    language = adapter.language(sample.question).numpy()
-    tokens = len(adapter.text(sample.question))
-    tier = controller.tier(language, budget, budget_ms, tokens)
+    budget = here.budget_features([budget_ms])[0]
+    language = adapter.language(asked.question, asked.ids)
+    tier = controller.tier(language, budget, budget_ms, len(asked.ids))
     first_ms = 1000 * (time.perf_counter() - start)
     seen = adapter.see(image, here.space.tiers[tier])
     start = time.perf_counter()
-    vision = seen.tokens[0].mean(0).float().numpy()
-    column = controller.rest(vision, language, budget, budget_ms, tier, tokens)
+    vision = features.pool_one(seen.tokens)
+    column = controller.rest(vision, language, budget, budget_ms, tier, len(asked.ids))
     decision_ms = first_ms + 1000 * (time.perf_counter() - start)
     knobs = here.space.configurations[column]
     done = adapter.answer(
-        seen, sample.question, top_k=knobs.top_k, kept=bench.kept[knobs.blocks],
+        seen, asked, top_k=knobs.top_k, kept=bench.kept[knobs.blocks],
         max_new_tokens=bench.task.max_new_tokens,
     )  # fmt: skip
     return _told(bench, sample, knobs, done, decision_ms)

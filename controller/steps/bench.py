@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,7 @@ from suite.errors import UserError
 from suite.hardware.machine import cpu_model
 from suite.records.store import write_atomic
 from suite.result import Metric, Result
+from suite.strict_json import parse
 
 if TYPE_CHECKING:
     from controller.adapter import Adapter
@@ -53,7 +54,7 @@ class Step:
 MODEL = ("mode", "tiers", "top_ks", "blocks", "top_k_mode", "max_new_tokens", "vqa", "profile_samples")
 STEPS = {
     "importance": Step(needs=(), settings=MODEL),
-    "profile": Step(needs=("importance",), settings=("timed_samples",)),
+    "profile": Step(needs=("importance",), settings=("timed_samples", "rounds")),
     "latency": Step(needs=("profile",), settings=("latency", "estimator", "recalibrate")),
     "supervised": Step(needs=("profile", "latency"), settings=("supervised",)),
     "stage1": Step(needs=("profile", "latency"), settings=("stage1",)),
@@ -71,12 +72,14 @@ class Sizes:
     tune: int
     test: int
     timed: dict[str, int]
-    """Samples of `tune` and `test` that are timed, all data sets together; `step=adaptive` runs those of `test`."""
+    """Samples of `tune` and `test` that are timed, and of `test` that `adaptive` runs; all data sets together."""
+    rounds: int
+    """Runs of each timed sample in each configuration."""
 
 
 SIZES = {
-    "full": Sizes(importance=250, tune=250, test=250, timed={"tune": 130, "test": 100}),
-    "small": Sizes(importance=8, tune=12, test=8, timed={"tune": 8, "test": 6}),
+    "full": Sizes(importance=250, tune=250, test=250, timed={"tune": 26, "test": 20, "adaptive": 100}, rounds=5),
+    "small": Sizes(importance=8, tune=12, test=8, timed={"tune": 5, "test": 5, "adaptive": 6}, rounds=2),
 }
 
 
@@ -102,10 +105,10 @@ class Bench:
         sizes = SIZES[self.task.mode]
         if self.task.profile_samples is not None:
             most = self.task.profile_samples
-            sizes = Sizes(**{**asdict(sizes), "importance": most, "tune": most, "test": most})
+            sizes = replace(sizes, importance=most, tune=most, test=most)
         if self.task.timed_samples is not None:
-            sizes = Sizes(**{**asdict(sizes), "timed": dict.fromkeys(sizes.timed, self.task.timed_samples)})
-        return sizes
+            sizes = replace(sizes, timed=dict.fromkeys(sizes.timed, self.task.timed_samples))
+        return sizes if self.task.rounds is None else replace(sizes, rounds=self.task.rounds)
 
     @cached_property
     def adapter(self) -> Adapter:
@@ -222,15 +225,16 @@ class Bench:
         return self.done[name]
 
     def _found(self, folder: Path) -> Result | None:
+        path = folder / "step.json"
         try:
-            stored = json.loads((folder / "step.json").read_text(encoding="utf-8"))
+            metrics, facts = parse(path.read_bytes())
+            found = {key: Metric(**{**row, "ci95": row["ci95"] and tuple(row["ci95"])}) for key, row in metrics.items()}
         except FileNotFoundError:
             return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it, and the step is done again.") from error
         log.info("%s: found, nothing is computed again", folder.name)
-        metrics, facts = stored
-        for row in metrics.values():
-            row["ci95"] = row["ci95"] and tuple(row["ci95"])
-        return Result(metrics={key: Metric(**row) for key, row in metrics.items()}, facts=facts)
+        return Result(metrics=found, facts=facts)
 
     def _made(self, name: str, folder: Path) -> Result:
         log.info("step %s", name)

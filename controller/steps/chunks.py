@@ -33,7 +33,7 @@ def chunked(
         with Progress(label, len(samples), done=done) as progress:
             for chunk in chunks:
                 if _name(chunk) not in rows:
-                    rows.append({"id": _name(chunk), **work(chunk)})
+                    rows.append({"id": _name(chunk), "status": "ok", "error": None, **work(chunk)})
                     progress.advance(len(chunk))
         return [rows.rows[_name(chunk)] for chunk in chunks]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from controller import baselines, features
@@ -85,8 +84,7 @@ class Ground:
     def budget_features(self, budgets_ms: Sequence[float] | Floats) -> Floats:
         """(budgets, `BUDGET_SIZE`)."""
         low, high = float(self.budgets_ms[0]), float(self.budgets_ms[-1])
-        told = torch.as_tensor(np.asarray(budgets_ms, dtype=float))
-        return features.budget_features(told, low, high, BUDGET_SIZE).double().numpy()
+        return np.stack([features.budget_features(float(one), low, high, BUDGET_SIZE) for one in budgets_ms])
 
     @cached_property
     def _encoded(self) -> Floats:

@@ -1,12 +1,14 @@
 """C7: what every configuration answers on every sample, and what each takes.
 
 Answers come from the shared evaluation (shared.py). Times come from runs of their own: batch of one, every sample in
-all configurations one after the other in an order drawn anew, so that a slow minute of the machine hits all alike.
+all configurations one after the other in an order drawn anew, so that a slow minute of the machine hits all alike. All
+samples are timed before the next round times them again, so that it hits one round of a sample, which its median
+forgets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +48,8 @@ def run(bench: Bench, folder: Path) -> Result:
         samples, folder / "answers.jsonl", lambda part: _answers(bench, part), label="answers", size=CHUNK
     )
     _warm_up(bench, timed)
-    clocked = chunked(timed, folder / "times.jsonl", lambda part: _times(bench, part[0]), label="times", size=1)
-    by_id = {sample.id: row for sample, row in zip(timed, clocked, strict=True)}
+    rounds = [_round(bench, timed, number, folder) for number in range(bench.sizes.rounds)]
+    by_id = {sample.id: rows for sample, rows in zip(timed, zip(*rounds, strict=True), strict=True)}
     found = _profile(bench, samples, answered, by_id)
     table.write(folder / FILE, found)
     parts = (samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK))
@@ -55,13 +57,16 @@ def run(bench: Bench, folder: Path) -> Result:
     shared = [row for chunk in answered for row in chunk["answers"]]
     differ = sum(
         one != other
-        for sample, row in zip(samples, shared, strict=True) if sample.id in by_id
-        for one, other in zip(row, by_id[sample.id]["answers"], strict=True)
-    )  # fmt: skip
+        for sample, row in zip(samples, shared, strict=True)
+        for timed_row in by_id.get(sample.id, ())
+        for one, other in zip(row, timed_row["answers"], strict=True)
+    )
     apart = [
         abs(sum(part) - total) / total
-        for row in clocked for part, total in zip(row["parts"], row["total_ms"], strict=True)
-    ]  # fmt: skip
+        for rows in rounds
+        for row in rows
+        for part, total in zip(row["parts"], row["total_ms"], strict=True)
+    ]
     result = _result(found, differ, apart, folder, seed=bench.cfg.seed)
     return replace(result, facts=result.facts | {"skipped": [*bench.skipped.values()]})
 
@@ -105,10 +110,16 @@ def _warm_up(bench: Bench, samples: Sequence[Sample]) -> None:
         run_one(bench, sample, len(bench.adapter.space) - 1)
 
 
-def _times(bench: Bench, sample: Sample) -> dict[str, Any]:
-    """The parts of every configuration's run on one sample, (configurations, parts)."""
+def _round(bench: Bench, samples: Sequence[Sample], number: int, folder: Path) -> list[dict[str, Any]]:
+    """Rows of `_times` of one round over all samples."""
+    log, label = folder / f"times_{number + 1}.jsonl", f"times, round {number + 1} of {bench.sizes.rounds}"
+    return chunked(samples, log, lambda part: _times(bench, part[0], number), label=label, size=1)
+
+
+def _times(bench: Bench, sample: Sample, number: int) -> dict[str, Any]:
+    """The parts of every configuration's run on one sample in one round, (configurations, parts)."""
     every = range(len(bench.adapter.space))
-    order = generator(bench.cfg.seed, sample.id, "order of timing").permutation(len(every))
+    order = generator(bench.cfg.seed, sample.id, "order of timing", number).permutation(len(every))
     runs = {int(column): run_one(bench, sample, int(column)) for column in order}
     return {
         "parts": [[runs[column].parts[name] for name in PARTS] for column in every],
@@ -128,20 +139,23 @@ def run_one(bench: Bench, sample: Sample, column: int) -> Run:
 
 
 def _profile(
-    bench: Bench, samples: Sequence[Sample], answered: Sequence[dict[str, Any]], timed: dict[str, dict[str, Any]]
+    bench: Bench,
+    samples: Sequence[Sample],
+    answered: Sequence[dict[str, Any]],
+    timed: Mapping[str, Sequence[dict[str, Any]]],
 ) -> Profile:
-    """Both logs as one table."""
+    """Answers, and rows of `_times` of every round by sample, as one table."""
 
     def flat(name: str) -> np.ndarray:
         return np.array([row for chunk in answered for row in chunk[name]])
 
     tokens = flat("output_tokens")
-    parts = {name: np.full(tokens.shape, np.nan) for name in PARTS}
+    runs = {name: np.full((*tokens.shape, bench.sizes.rounds), np.nan) for name in PARTS}
     for place, sample in enumerate(samples):
-        if sample.id in timed:
-            for name, values in zip(PARTS, np.transpose(timed[sample.id]["parts"]), strict=True):
-                parts[name][place] = values
-            tokens[place] = timed[sample.id]["output_tokens"]
+        for number, row in enumerate(timed.get(sample.id, ())):
+            for name, values in zip(PARTS, np.transpose(row["parts"]), strict=True):
+                runs[name][place, :, number] = values
+            tokens[place] = row["output_tokens"]
     return Profile(
         space=bench.adapter.space,
         ids=tuple(sample.id for sample in samples),
@@ -151,14 +165,14 @@ def _profile(
         output_tokens=tokens,
         vision_tokens=np.array([chunk["vision_tokens"] for chunk in answered for _ in chunk["accuracy"]]),
         text_tokens=flat("text_tokens"),
-        parts=parts,
+        runs=runs,
     )
 
 
 def _result(found: Profile, differ: int, apart: Sequence[float], folder: Path, *, seed: int) -> Result:
     """What each knob is worth on `test` samples, and what the configurations take."""
     test, clocked = found.split("test"), found.take(found.timed)
-    total = clocked.total_ms
+    total = clocked.averaged().total_ms
     metrics: dict[str, Metric] = {}
     for name, column in (("cheapest", 0), ("dearest", -1)):
         metrics[f"{name}_accuracy"] = mean_ci(test.accuracy[:, column], seed=seed).metric(unit="1", origin="computed")
@@ -180,7 +194,8 @@ def _result(found: Profile, differ: int, apart: Sequence[float], folder: Path, *
     facts = {
         "samples": len(found.ids),
         "timed": len(total),
-        "answers_that_differ": f"{differ} of {total.size} timed runs answered unlike the shared evaluation",
+        "rounds": clocked.single_ms.shape[2],
+        "answers_that_differ": f"{differ} of {clocked.single_ms.size} timed runs answered unlike the shared evaluation",
         "parts_off_total_percent": {"median": 100 * float(np.median(apart)), "max": 100 * float(np.max(apart))},
         "headline": [*metrics],
     }
@@ -224,7 +239,7 @@ def _table(test: Profile, clocked: Profile, *, seed: int) -> dict[str, Any]:
     """Every configuration: accuracy and latency."""
     rows = []
     for column, knobs in enumerate(test.space.configurations):
-        times = clocked.total_ms[:, column]
+        times = clocked.single_ms[:, column].ravel()
         right = mean_ci(test.accuracy[:, column], seed=seed)
         p50, p90, p95, p99 = np.percentile(times, PERCENTILES)
         rows.append(
@@ -234,7 +249,7 @@ def _table(test: Profile, clocked: Profile, *, seed: int) -> dict[str, Any]:
     header = [
         "configuration",
         f"accuracy (n = {len(test.ids)})",
-        f"mean ms (n = {len(clocked.ids)})",
+        f"mean ms (n = {clocked.single_ms[:, 0].size} runs)",
         "p50",
         "p90",
         "p95",

@@ -57,8 +57,8 @@ def test_a_profile_that_is_killed_goes_on_at_the_next_sample(
 ) -> None:
     arguments = [*toy.arguments, "step=profile"]
     with started(tmp_path, *arguments) as running:
-        wait_for(lambda: len(lines(tmp_path, "profile", "times.jsonl")) >= 2, running)
-    log, kept = step_folder(tmp_path, "profile") / "times.jsonl", lines(tmp_path, "profile", "times.jsonl")
+        wait_for(lambda: len(lines(tmp_path, "profile", "times_1.jsonl")) >= 2, running)
+    log, kept = step_folder(tmp_path, "profile") / "times_1.jsonl", lines(tmp_path, "profile", "times_1.jsonl")
     answered = lines(tmp_path, "profile", "answers.jsonl")
     assert len(answered) == 1 and 2 <= len(kept) < 10 and records(tmp_path) == []
     with log.open("ab") as file:
@@ -67,7 +67,7 @@ def test_a_profile_that_is_killed_goes_on_at_the_next_sample(
     here.folder = tmp_path
     job = here.job(*arguments)
     assert "importance-" in (job / "launch.log").read_text()  # was found
-    now = lines(tmp_path, "profile", "times.jsonl")
+    now = lines(tmp_path, "profile", "times_1.jsonl")
     assert now[: len(kept)] == kept and len(now) == 10
     assert lines(tmp_path, "profile", "answers.jsonl") == answered
 
@@ -77,9 +77,10 @@ def test_a_profile_that_is_killed_goes_on_at_the_next_sample(
     assert (mine.ids, mine.splits, mine.space) == (other.ids, other.splits, other.space)
     for name in ("accuracy", "output_tokens", "vision_tokens", "text_tokens", "timed"):
         np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
-    assert 0 < mine.accuracy.mean() < 1 and mine.timed.sum() == 10
+    assert 0 < mine.accuracy.mean() < 1 and mine.timed.sum() == 10 and mine.single_ms.shape[2] == 2
     first = json.loads(kept[0])
-    assert mine.total_ms[mine.ids.index(first["id"].split()[0])] == pytest.approx(np.sum(first["parts"], axis=1))
+    single = mine.single_ms[mine.ids.index(first["id"].split()[0]), :, 0]
+    assert single == pytest.approx(np.sum(first["parts"], axis=1))
 
 
 def test_a_training_that_is_killed_ends_with_the_same_policies(

@@ -94,7 +94,7 @@ def test_both_halves_are_the_run(adapter):
     seen = adapter.see(tiny_vlm.picture(4), "medium")
     assert seen.tokens.shape == (1, 20, adapter.width) and set(seen.times.parts) == set(PARTS[:2])
     knob = {"top_k": 2, "kept": (0, 3), "max_new_tokens": 4}
-    half = adapter.answer(seen, QUESTION, **knob)
+    half = adapter.answer(seen, adapter.ask(QUESTION), **knob)
     assert half.token_ids == adapter.run(tiny_vlm.picture(4), QUESTION, tier="medium", **knob).token_ids
     assert half.parts["projector_ms"] == seen.times.parts["projector_ms"] and half.total_ms > seen.times.total_ms
 
@@ -113,9 +113,12 @@ def test_the_prompt_is_the_image_a_space_the_question_and_the_mark(adapter):
 
 
 def test_the_language_feature_is_the_mean_word(adapter):
-    ids = adapter.text("ab")[:-1]
-    mean = adapter.model.get_input_embeddings().weight[ids].mean(0)
-    assert torch.allclose(adapter.language("ab"), mean) and adapter.language(" ab\n").shape == (adapter.width,)
+    ids = adapter.text("ab")
+    mean = adapter.model.get_input_embeddings().weight[ids[:-1]].mean(0)
+    told = adapter.language("ab", ids)
+    assert told.dtype == np.float32 and told.shape == (adapter.width,)
+    np.testing.assert_allclose(told, mean.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(adapter.language(" ab\n", adapter.text(" ab\n")), told)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "F"])

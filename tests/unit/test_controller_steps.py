@@ -71,6 +71,7 @@ def sample(
         ({"top_ks": [2, 4]}, set(STEPS)),
         ({"max_new_tokens": 3}, set(STEPS)),
         ({"timed_samples": 7}, set(STEPS) - {"importance"}),
+        ({"rounds": 7}, set(STEPS) - {"importance"}),
         ({"recalibrate": 30}, set(STEPS) - EARLY),
         ({"latency": TrainConfig(epochs=7)}, set(STEPS) - EARLY),
         ({"supervised": TrainConfig(epochs=7)}, {"supervised"}),
