@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from suite.tracking.schema import TrackerConfig
+from suite.tracking.secrets import scrub
+from suite.tracking.view import JobInfo
 
 log = logging.getLogger(__name__)
-
-# `max_new_tokens` and `ms_per_token` must survive: only text under a key that ends like a secret's name is hidden.
-SECRET_KEY = re.compile(r"(^|[._-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
-SECRET_TEXT = re.compile(r"\b(?:hf_|sk-|ghp_|glpat-)[A-Za-z0-9_-]{12,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobInfo:
-    """What a tracker shows about a job before it has results."""
-
-    task: str
-    """Task name; wandb's job type."""
-    name: str
-    """`output_name` of the job."""
-    config: Mapping[str, Any]
-    """The resolved config."""
-    overrides: tuple[str, ...] = ()
-    """What was typed, such as `task.k=3`; tells the jobs of a sweep apart."""
-    sweep: str | None = None
-    """Name of the sweep, the same for all of its jobs; None for a single run."""
-    tags: tuple[str, ...] = ()
-    """Free labels."""
-
-    @property
-    def title(self) -> str:
-        """The name, with the overrides when the job is one of a sweep."""
-        return " ".join((self.name, *self.overrides)) if self.sweep else self.name
 
 
 class Tracker(Protocol):
@@ -115,6 +89,10 @@ def open_tracker(cfg: TrackerConfig, *, job: JobInfo) -> Tracker:
     def open_backend() -> Backend | None:
         if cfg.name == "none":
             return None
+        if cfg.name == "trackio":
+            from suite.tracking.trackio_run import TrackioRun
+
+            return TrackioRun(cfg, job)
         from suite.tracking.wandb_run import WandbRun  # wandb takes half a second to import
 
         return WandbRun(cfg, job)
@@ -122,12 +100,16 @@ def open_tracker(cfg: TrackerConfig, *, job: JobInfo) -> Tracker:
     return GuardedTracker(open_backend)
 
 
-def scrub(value: Any, key: str = "") -> Any:
-    """`value` with secrets replaced by `***`: text under a secret's name, and text that looks like a token."""
-    if isinstance(value, Mapping):
-        return {name: scrub(item, str(name)) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrub(item, key) for item in value]
-    if isinstance(value, str) and value:
-        return "***" if SECRET_KEY.search(key) else SECRET_TEXT.sub("***", value)
-    return value
+def show_sweep(cfg: TrackerConfig, folder: Path) -> None:
+    """Show a sweep that is over, as a whole, from its records. Never raises: what fails costs a warning."""
+    try:
+        if cfg.name == "wandb":
+            from suite.tracking import wandb_run
+
+            wandb_run.show_sweep(cfg, folder)
+        elif cfg.name == "trackio":
+            from suite.tracking import trackio_run
+
+            trackio_run.show_sweep(cfg, folder)
+    except Exception as error:
+        log.warning("The tracker shows the jobs of this sweep but not the whole: %s", scrub(str(error)))
