@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ def read_sweep(folder: Path) -> Sweep:
             "folder."
         )
     begun = {job.folder for job in found}
+    return _side_by_side(
+        folder, jobs, unrecorded=tuple(_label(path, folder) for path in _job_folders(folder) if path not in begun)
+    )
+
+
+def by_task(sweep: Sweep) -> dict[str, Sweep]:
+    """The jobs of each study by themselves, with the settings and metrics that are theirs."""
+    tasks: dict[str, list[JobRecord]] = {}
+    for job in sweep.jobs:
+        tasks.setdefault(job.record["task"], []).append(job)
+    return {task: _side_by_side(sweep.folder, jobs) for task, jobs in tasks.items()}
+
+
+def _side_by_side(folder: Path, jobs: Sequence[JobRecord], unrecorded: tuple[str, ...] = ()) -> Sweep:
     metrics = tuple(dict.fromkeys(name for job in jobs for name in job.record["metrics"]))
     named = dict.fromkeys(name for job in jobs for name in job.record["facts"].get("headline", ()))
     return Sweep(
@@ -79,7 +93,7 @@ def read_sweep(folder: Path) -> Sweep:
         settings=differing_settings([job.record for job in jobs], taken=metrics),
         metrics=metrics,
         headline=tuple(name for name in named if name in metrics) or metrics,
-        unrecorded=tuple(_label(path, folder) for path in _job_folders(folder) if path not in begun),
+        unrecorded=unrecorded,
     )
 
 

@@ -1,45 +1,34 @@
-"""One static page of a sweep: table, failures, paired differences, a figure, and a card for each job.
+"""One static page of a sweep: table, filters, charts, what differs between runs, and a card for each.
 
-Self-contained (inline style, one inline figure, a few lines of script that sort a table) and made from the records
-alone, so the same records give the same bytes.
+Self-contained and made from the records alone, so the same records give the same bytes. The pages of samples that the
+studies write lie beside it and are linked. Read next: cards.py, plot.py; page.js for what a click does.
 """
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from suite.records.store import write_atomic
-from suite.report.collect import SHORT, JobRecord, Sweep, flatten, read_sweep
+from suite.report.cards import badge, cards, pages, plots, shared, tables, told
+from suite.report.chart import anchor
+from suite.report.collect import Sweep, flatten, read_sweep
+from suite.report.html_table import heading_cell, plain
 from suite.report.paired import compare
-from suite.report.plot import plot
+from suite.report.plot import charts
+from suite.report.sheet import asset, document
 from suite.report.table import PAIRED_HEADER, paired_rows
-from suite.report.words import LEGEND, few_samples, heading, metric_text, number, problems, setting
+from suite.report.words import LEGEND, MISSING, few_samples, heading, metric_text, number, problems, setting
 
-STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#ddd, #444); --warn: light-dark(#a33, #f88); }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 70rem; padding: 0 .8rem;
-  background: light-dark(#fff, #16181c); color: light-dark(#1b1d21, #e4e6ea); }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem } .dim { opacity: .7 } .warn { color: var(--warn) }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
-td:last-child { white-space: normal } th { cursor: pointer } svg, img { max-width: 100%; height: auto }
-details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: .4rem .7rem }
-"""
-# a number sorts as a number (its data-v), anything else as text; a second click turns the order round
-SCRIPT = """
-document.querySelectorAll('th').forEach(th => th.onclick = () => {
-  const i = th.cellIndex, body = th.closest('table').tBodies[0], key = row => row.cells[i].dataset.v;
-  const less = (a, b) => a - b || String(a).localeCompare(String(b), undefined, {numeric: true});
-  const rows = [...body.rows].sort((a, b) => less(key(a), key(b)));
-  th.dataset.up = th.dataset.up ? '' : '1';
-  body.append(...(th.dataset.up ? rows : rows.reverse()));
-});
-"""
+MOST_CHOICES = 30
+"""Values of a setting that a menu offers; the search finds the others."""
+KEY = (
+    "Bars are 95 % intervals; the grey band is the front that no other job beats. Point at a job, or follow it to its "
+    "run."
+)
 
 
 def write_report(
@@ -51,7 +40,7 @@ def write_report(
         folder: any folder with records below it.
         baseline: see `compare`.
         metrics: columns of the table, and compared, instead of the headline.
-        axes: see `plot`.
+        axes: see `charts`.
 
     Raises:
         UserError: no records, an unknown name, or the folder cannot be written.
@@ -66,111 +55,130 @@ def page(
 ) -> str:
     """The page as text; arguments as for `write_report`."""
     names = sorted({job.record["name"] for job in sweep.jobs})
-    title = escape(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
+    title = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     differences = compare(sweep, baseline=baseline, metrics=metrics)
-    figure = plot(sweep, axes)
     completed = [job.done for job in sweep.jobs if job.record["status"] == "completed"]
-    first = min(job.record["started_at"] for job in sweep.jobs)
+    warnings = [line for line in (few_samples(completed), *problems(sweep)) if line]
+    shown = [name for name in metrics if name in sweep.metrics] or sweep.headline
     parts = [
-        f"<h1>{title}</h1><p class=dim>{len(sweep.jobs)} jobs, first started {escape(first)}. {LEGEND}</p>",
-        *(_warning(line) for line in (few_samples(completed), *problems(sweep)) if line),
-        _sweep_table(sweep, [name for name in metrics if name in sweep.metrics] or sweep.headline),
+        f"<h1>{escape(title).replace('_', '_<wbr>')}</h1>",
+        _summary(sweep),
+        f"<div class=notes>{''.join(f'<p>{escape(line)}</p>' for line in warnings)}</div>" if warnings else "",
+        "<main>",
+        _filters(sweep),
+        _jobs(sweep, shown),
+        f"<p class=dim>{LEGEND} Tick two or more jobs to see how they differ.</p>",
+        "<section id=compare hidden aria-live=polite><h2>Difference of the ticked jobs <button type=button>clear"
+        "</button></h2><div class=wide></div></section>",
     ]
+    if drawn := charts(sweep, axes):
+        figures = "".join(f"<figure{'' if place else ' class=first'}>{svg}</figure>" for place, svg in enumerate(drawn))
+        parts.append(f"<h2>Charts</h2><div class=charts>{figures}</div><p class=dim>{KEY}</p>")
     if differences:
-        base = escape(differences[0].baseline.label)
-        parts += [
-            f"<h2>Difference from job {base} on the same samples</h2>",
-            _plain(PAIRED_HEADER, paired_rows(differences)),
-        ]
-    parts += _analysis(sweep.folder)
-    if figure:
-        parts += [f"<h2>Figure</h2><div class=wide>{figure}</div>"]
-    parts += ["<h2>Runs</h2>", *_cards(sweep)]
+        parts.append(f"<h2>Difference from job {escape(differences[0].baseline.label)} on the same samples</h2>")
+        parts.append(plain(PAIRED_HEADER, paired_rows(differences), jobs=[item.job.label for item in differences]))
+    parts += [*_analysis(sweep), "<h2>Runs</h2>", *cards(sweep), "</main>"]
+    return document(
+        title, "\n".join(filter(None, parts)), style=asset("page.css") + asset("figure.css"), script=asset("page.js")
+    )
+
+
+def _summary(sweep: Sweep) -> str:
+    """What the jobs have in common: when, and where from."""
+    records = [job.record for job in sweep.jobs]
+    count = "1 job" if len(records) == 1 else f"{len(records)} jobs"
+    wall_s = sum(record["wall_time_s"] or 0 for record in records)
+    first = min(record["started_at"] for record in records)
+    common = shared([told(record) for record in records])
+    lines = [f"<dt>{name}<dd>{escape(text)}" for name, text in common.items() if name != "packages"]
+    begun = f"{count}, first started {escape(first[:16].replace('T', ' '))} UTC, {number(wall_s)} s in all"
+    return f"<p class=dim>{begun}.</p><dl class=facts>{''.join(lines)}</dl>"
+
+
+def _filters(sweep: Sweep) -> str:
+    """A search over overrides and settings, and a menu for each setting in the table; shown by the script."""
+    menus = []
+    columns = {**sweep.settings, "status": tuple(job.record["status"] for job in sweep.jobs)}
+    places = {**{name: 2 + at for at, name in enumerate(sweep.settings)}, "status": 3 + len(sweep.settings)}
+    for name, values in columns.items():
+        choices = dict.fromkeys(setting(value) for value in sorted(values, key=_order))
+        if 1 < len(choices) <= MOST_CHOICES:
+            offered = "".join(f'<option value="{escape(text)}">{escape(text)}</option>' for text in choices)
+            menus.append(
+                f"<label>{escape(name)}<select data-cell={places[name]}>"
+                f'<option value="">all</option>{offered}</select></label>'
+            )
     return (
-        '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style>\n" + "\n".join(parts) + f"\n<script>{SCRIPT}</script></html>\n"
+        '<form id=filters class=filters hidden role=search aria-label="Filter the jobs"><label>find'
+        '<input type=search name=find placeholder="task.k=3 hardware=…"></label>'
+        f"{''.join(menus)}<button type=reset>clear</button><output id=shown></output></form>"
     )
 
 
-def _analysis(folder: Path) -> list[str]:
-    """What a study found out about its own jobs: `summary` and `tables` of analysis.json, and every plots/*.svg."""
-    found, plots = folder / "analysis.json", sorted((folder / "plots").glob("*.svg"))
-    told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"summary": []}
-    # as pictures of their own: the ids inside two figures of one page would clash
-    images = [(path.stem, b64encode(path.read_bytes()).decode()) for path in plots]
-    parts = [f"<p>{escape(sentence)}</p>" for sentence in told["summary"]]
-    parts += [f'<p><img alt="{escape(name)}" src="data:image/svg+xml;base64,{data}"></p>' for name, data in images]
-    parts += _tables(told.get("tables", ()))
-    return ["<h2>Analysis</h2>", *parts] if parts else []
-
-
-def _sweep_table(sweep: Sweep, metrics: Sequence[str]) -> str:
-    header = ["job", *sweep.settings, "n", *(heading(name, sweep) for name in metrics), "status"]
-    rows = []
-    for position, job in enumerate(sweep.jobs):
-        found = [job.record["metrics"].get(name) for name in metrics]
-        values = [cells[position] for cells in sweep.settings.values()]
-        rows.append(
-            [
-                (job.label, job.label),
-                *((setting(value), value) for value in values),
-                (str(job.done), job.done),
-                *((metric_text(metric), metric and metric["value"]) for metric in found),
-                (job.record["status"], job.record["status"]),
-            ]
-        )
-    return _table(header, rows)
-
-
-def _cards(sweep: Sweep) -> list[str]:
-    """What all jobs share, once; then for each job the rest, and every metric with its n, origin and note."""
-    facts = [_facts(job) for job in sweep.jobs]
-    shared = {key: value for key, value in facts[0].items() if all(row.get(key, ...) == value for row in facts)}
-    cards = [_card("Shared by all jobs" if len(facts) > 1 else "Settings and machine", shared, "")]
-    for job, row in zip(sweep.jobs, facts, strict=True):
-        own = {key: value for key, value in row.items() if key not in shared}
-        metrics = [
-            (name, metric_text(metric), metric["unit"], number(metric["n"]), metric["origin"], metric["note"])
-            for name, metric in job.record["metrics"].items()
-        ]
-        table = _plain(("metric", "value [95 % CI]", "unit", "n", "origin", "note"), metrics)
-        table = "".join(_tables(job.record["facts"].get("tables", ()))) + table
-        cards.append(_card(f"Job {job.label}: {job.record['name']} ({job.record['fingerprint'][:SHORT]})", own, table))
-    return cards
-
-
-def _facts(job: JobRecord) -> dict[str, Any]:
-    names = ("status", "error", "config", "models", "data_sha256", "facts", "provenance", "started_at", "wall_time_s")
-    facts = {name: value for name, value in job.record["facts"].items() if name != "tables"}
-    return flatten({name: facts if name == "facts" else job.record[name] for name in names})
-
-
-def _card(title: str, facts: dict[str, Any], table: str) -> str:
-    settings = _plain(("setting", "value"), [(key, setting(value)) for key, value in facts.items()])
-    return f"<details><summary>{escape(title)}</summary>{table}{settings}</details>"
-
-
-def _tables(tables: Sequence[dict[str, Any]]) -> list[str]:
-    """A study's own tables, each folded under its title."""
-    return [
-        f"<details><summary>{escape(table['title'])}</summary>{_plain(table['header'], table['rows'])}</details>"
-        for table in tables
+def _jobs(sweep: Sweep, metrics: Sequence[str]) -> str:
+    """The tidy table: a row a job."""
+    notes = {
+        name: str(job.record["metrics"][name]["note"])
+        for name in metrics for job in sweep.jobs if name in job.record["metrics"]
+    }  # fmt: skip
+    linked = [pages(job.folder, sweep.folder) for job in sweep.jobs]
+    head = [
+        "<th scope=col><span aria-hidden=true>✓</span>",
+        heading_cell("job"),
+        *(heading_cell(name) for name in sweep.settings),
+        heading_cell("n", kind="number"),
+        heading_cell("status"),
+        "<th scope=col>samples" if any(linked) else "",
+        *(heading_cell(heading(name, sweep), kind="metric number", title=notes.get(name, "")) for name in metrics),
     ]
-
-
-def _warning(line: str) -> str:
-    return f"<p class=warn>{escape(line)}</p>"
-
-
-def _plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return _table(header, [[(cell, cell) for cell in row] for row in rows])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[tuple[str, Any]]]) -> str:
-    """Cells are (text, value to sort by)."""
-    head = "".join(f"<th>{escape(name)}" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f'<td data-v="{escape(str(value))}">{escape(text)}' for text, value in row) + "\n"
-        for row in rows
+    configs = [flatten(job.record["config"]) for job in sweep.jobs]
+    common = shared(configs)
+    rows = []
+    for place, job in enumerate(sweep.jobs):
+        record, label = job.record, escape(job.label)
+        own = (f"{key}={setting(value)}" for key, value in configs[place].items() if key not in common)
+        find = " ".join((job.label, record["name"], record["task"], *record["overrides"], *own)).lower()
+        cells = [
+            f'<td><input type=checkbox aria-label="compare job {label}">',
+            f'<th scope=row data-v="{label}"><a href="#{anchor(job.label)}">{label}</a>',
+            *(_setting(values[place]) for values in sweep.settings.values()),
+            f"<td class=number data-v={job.done}>{job.done}",
+            f'<td data-v="{escape(record["status"])}">{badge(job)}',
+            f"<td>{linked[place] or MISSING}" if any(linked) else "",
+            *(_metric(record["metrics"].get(name)) for name in metrics),
+        ]
+        marks = f'data-job="{label}" data-card="{anchor(job.label)}" data-find="{escape(find)}"'
+        rows.append(f"<tr {marks}>{''.join(cells)}\n")
+    return (
+        f'<div id=jobs-box tabindex=0 role=region aria-label="Jobs"><table id=jobs><thead><tr>{"".join(head)}'
+        f"<tbody>{''.join(rows)}</table></div>"
     )
-    return f"<div class=wide><table><thead><tr>{head}<tbody>{body}</table></div>"
+
+
+def _setting(value: Any) -> str:
+    kind = " class=text" if len(setting(value)) > 40 else ""
+    return f'<td{kind} data-v="{escape(setting(value))}">{escape(setting(value))}'
+
+
+def _metric(metric: Mapping[str, Any] | None) -> str:
+    """The value, and its interval below."""
+    value, _, interval = metric_text(metric, "\n").partition("\n")
+    by = "" if metric is None or metric["value"] is None else metric["value"]
+    return f'<td class=number data-v="{by}">{escape(value)} <span class=ci>{escape(interval)}</span>'
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    number_like = isinstance(value, int | float)
+    return (not number_like, float(value) if number_like else 0.0, str(value))
+
+
+def _analysis(sweep: Sweep) -> list[str]:
+    """What a study found out about its own jobs: its pages, `summary` and `tables` of analysis.json, plots/*.svg."""
+    folder = sweep.folder
+    found = folder / "analysis.json"
+    said = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {"summary": []}
+    beside = "" if any(job.folder == folder for job in sweep.jobs) else pages(folder, folder)
+    parts = [f"<p>{escape(sentence)}</p>" for sentence in said["summary"]]
+    parts += [f"<p>Samples: {beside}</p>"] if beside else []
+    parts += [*plots(folder), *tables(said.get("tables", ()))]
+    return ["<h2>Analysis</h2>", *parts] if parts else []

@@ -8,7 +8,7 @@ from pathlib import Path
 from suite.errors import UserError, nearest
 from suite.records.samples import read_samples
 from suite.report.collect import JobRecord, Sweep
-from suite.stats import Difference, paired_difference
+from suite.stats import Difference, holm, paired_difference, sign_flips
 
 FEW_JOBS = 10
 """Up to here every job is compared without being asked: a bootstrap a job and metric costs about 0.05 s."""
@@ -23,6 +23,11 @@ class Comparison:
     baseline: JobRecord
     metric: str
     difference: Difference
+    """With its bootstrap interval."""
+    p_value: float | None
+    """Of the permutation test of pairs; None for a single pair."""
+    p_holm: float | None
+    """The same, corrected for all jobs that are compared in this metric."""
 
 
 def compare(sweep: Sweep, *, baseline: str | None = None, metrics: tuple[str, ...] = ()) -> list[Comparison]:
@@ -55,17 +60,33 @@ def compare(sweep: Sweep, *, baseline: str | None = None, metrics: tuple[str, ..
     chosen = [name for name in metrics or sweep.headline if name in known]
     chosen = chosen if metrics else chosen[:FEW_METRICS]
 
-    found = []
-    for job in jobs:
-        for name in chosen if job is not base else ():
-            left, right = values[job.label].get(name, {}), values[base.label][name]
-            ids = [sample for sample in right if sample in left]
-            if ids:
-                difference = paired_difference(
-                    [left[sample] for sample in ids], [right[sample] for sample in ids], seed=base.record["seed"]
-                )
-                found.append(Comparison(job=job, baseline=base, metric=name, difference=difference))
-    return found
+    others = [job for job in jobs if job is not base]
+    found = [one for name in chosen for one in _compared(name, base, others, values)]
+    return sorted(found, key=lambda one: others.index(one.job))  # by job, then in the metrics' order
+
+
+def _compared(
+    name: str, base: JobRecord, others: list[JobRecord], values: dict[str, dict[str, dict[str, float]]]
+) -> list[Comparison]:
+    """Every other job against the baseline in one metric, which is one family of tests."""
+    seed, right = base.record["seed"], values[base.label][name]
+    pairs: list[tuple[JobRecord, list[float], list[float]]] = []
+    for job in others:
+        left = values[job.label].get(name, {})
+        if ids := [sample for sample in right if sample in left]:
+            pairs.append((job, [left[sample] for sample in ids], [right[sample] for sample in ids]))
+    p_values = [sign_flips([x - y for x, y in zip(a, b, strict=True)], seed=seed) for _, a, b in pairs]
+    return [
+        Comparison(
+            job=job,
+            baseline=base,
+            metric=name,
+            difference=paired_difference(a, b, seed=seed),
+            p_value=p_value,
+            p_holm=p_holm,
+        )
+        for (job, a, b), p_value, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
+    ]
 
 
 def _per_sample(path: Path) -> dict[str, dict[str, float]]:

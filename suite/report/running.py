@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.records.samples import read_samples
+from suite.records.shape import check_record
 from suite.records.store import OWNER, SCHEMA
 
 RUNNING = "running or interrupted"
@@ -19,23 +20,33 @@ def provisional_record(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: a line of samples.jsonl, the last one aside, is broken.
     """
-    samples, owner = folder / "samples.jsonl", folder / OWNER
+    samples = folder / "samples.jsonl"
     settings, overrides = folder / ".hydra" / "config.yaml", folder / ".hydra" / "overrides.yaml"
-    if not all(path.exists() for path in (samples, owner, settings, overrides)):
+    if not all(path.exists() for path in (samples, folder / OWNER, settings, overrides)):
         return None
+    rows = read_samples(samples)
+    failed = sum(row["status"] == "failed" for row in rows)
+    try:
+        record = _record(folder, settings, overrides)
+        check_record(record)
+    except Exception:  # Hydra was killed while it wrote them, so they may hold anything
+        return None
+    return {**record, "samples": {"completed": len(rows) - failed, "failed": failed}}
+
+
+def _record(folder: Path, settings: Path, overrides: Path) -> dict[str, Any]:
+    """What the files beside the samples tell."""
     from omegaconf import DictConfig, OmegaConf
 
     from suite.config import plain  # imports Hydra, which finished jobs do not need
 
     chosen, typed = OmegaConf.load(settings), OmegaConf.to_container(OmegaConf.load(overrides))
-    assert isinstance(chosen, DictConfig) and isinstance(typed, list)  # Hydra wrote them
+    assert isinstance(chosen, DictConfig) and isinstance(typed, list)
     config = plain(chosen)
-    rows = read_samples(samples)
-    failed = sum(row["status"] == "failed" for row in rows)
     task = config["task"]
     return {
         "schema": SCHEMA,
-        "fingerprint": owner.read_text(encoding="utf-8"),
+        "fingerprint": (folder / OWNER).read_text(encoding="utf-8"),
         "status": RUNNING,
         "task": task["name"],
         "name": config["output_name"] or f"{task.get('method', task['name'])}_results",
@@ -46,7 +57,7 @@ def provisional_record(folder: Path) -> dict[str, Any] | None:
         "data_sha256": None,
         "metrics": {},
         "facts": {},
-        "samples": {"completed": len(rows) - failed, "failed": failed},
+        "samples": {"completed": 0, "failed": 0},
         "error": None,
         "provenance": {},
         "started_at": datetime.fromtimestamp(settings.stat().st_mtime, UTC).isoformat(timespec="seconds"),

@@ -80,10 +80,11 @@ def show_sweep(
         out.print(Text(warning, "yellow"))
     if differences:
         out.print(Text(f"Difference from job {differences[0].baseline.label} on the same samples", "bold"))
-        out.print(_table(PAIRED_HEADER, paired_rows(differences), right=(2, 3, 4)))
+        out.print(_table(PAIRED_HEADER, paired_rows(differences), right=(2, 3, 4, 5)))
+        out.print(Text("p by sign flips of the pairs; Holm's correction is over the jobs of a metric.", "dim"))
 
 
-PAIRED_HEADER = ("job", "metric", "difference [95 % CI]", "p", "n")
+PAIRED_HEADER = ("job", "metric", "difference [95 % CI]", "p", "p (Holm)", "n")
 
 
 def paired_rows(differences: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -93,7 +94,8 @@ def paired_rows(differences: Sequence[Comparison]) -> list[tuple[str, ...]]:
             item.job.label,
             item.metric,
             with_interval(item.difference.value, item.difference.ci95),
-            number(item.difference.p_value),
+            number(item.p_value),
+            number(item.p_holm),
             str(item.difference.n),
         )
         for item in differences

@@ -12,6 +12,21 @@ ENOUGH_SAMPLES = 100
 MISSING = "–"
 LEGEND = "Values are means or corpus scores with 95 % confidence intervals. ~ modelled from a hardware profile."
 
+SPENT_UNITS = ("ms", "s", "J", "Wh", "MB", "GB", "bytes", "USD", "W")
+SPENT_WORDS = (
+    "call",
+    "calls",
+    "cost",
+    "latency",
+    "retrievals",
+    "retrieval",
+    "error",
+    "mae",
+    "mape",
+    "bytes",
+    "dropped",
+)
+
 
 def number(value: float | None) -> str:
     """About four digits: `0.0169`, `12.75`, `1,234`."""
@@ -33,6 +48,11 @@ def metric_text(metric: Mapping[str, Any] | None, separator: str = " ") -> str:
         return MISSING
     mark = "~" if metric["origin"] == "modelled" else ""
     return mark + with_interval(metric["value"], metric["ci95"], separator)
+
+
+def less_is_better(name: str, unit: str) -> bool:
+    """Whether a metric tells what is spent: by its unit, or by a word of its name."""
+    return unit in SPENT_UNITS or not set(name.split("_")).isdisjoint(SPENT_WORDS)
 
 
 def setting(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
 import subprocess
 import sys
+from base64 import b64decode, b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from suite.report.collect import all_jobs, differing_settings, latest, locate, r
 from suite.report.export import tidy, write_table
 from suite.report.html import page, write_report
 from suite.report.paired import compare
-from suite.report.plot import plot, swept_number
+from suite.report.plot import charts, figure, swept_number
 from suite.report.reference import reference_view
+from suite.report.sheet import document
 from suite.report.table import show_job, show_list, show_sweep
 from suite.report.words import number
 
@@ -305,19 +308,41 @@ def test_unknown_baseline_and_metric_are_named(sweep: Path) -> None:
 def test_figure_follows_the_swept_number_and_names_bad_axes(sweep: Path) -> None:
     found = read_sweep(sweep)
     assert swept_number(found) == "k"
-    svg = plot(found)
+    svg = figure(found)
     assert svg is not None
-    assert "cloud_call_rate" in svg  # the second headline metric is the y axis
+    assert "bleu against cloud_call_rate, along k" in svg  # x is the first that is spent, y the first that is gained
+    assert "bleu, more is better" in svg and "cloud_call_rate, less is better" in svg
     assert "ttft_ms" not in svg
-    assert "ttft_ms" in (plot(found, ("ttft_ms", "bleu")) or "")
+    assert "ttft_ms" in (figure(found, ("ttft_ms", "bleu")) or "")
     with pytest.raises(UserError, match=r"no metric ttft .*Did you mean 'ttft_ms'\?"):
-        plot(found, ("ttft", "bleu"))
+        figure(found, ("ttft", "bleu"))
 
 
-def test_no_figure_without_a_swept_number(tmp_path: Path) -> None:
+def test_without_a_swept_number_there_is_the_trade_off_alone(tmp_path: Path) -> None:
     write_job(tmp_path / "0", make_record(hardware="local"))
+    assert charts(read_sweep(tmp_path)) == []  # one job is no comparison
+    assert figure(read_sweep(tmp_path)) is None
     write_job(tmp_path / "1", make_record(hardware="h100"))
-    assert plot(read_sweep(tmp_path)) is None
+    (only,) = charts(read_sweep(tmp_path))
+    assert 'class="line"' not in only
+    assert [text in only for text in ("hardware=local", "hardware=h100")] == [True, True]
+
+
+def test_each_study_of_a_sweep_has_charts_of_its_own(tmp_path: Path) -> None:
+    for job, k in enumerate((1, 2, 3)):
+        write_job(tmp_path / str(job), make_record(k=k))
+    for job, cost in enumerate((1, 5)):
+        found = {"accuracy": metric(0.5 + cost / 100), "cost": metric(cost)}
+        typed = [f"task.cost_ratio={cost}"]
+        config = {"task": {"cost_ratio": cost}}
+        other = make_record(task="argo", fingerprint=f"a{cost}", metrics=found, config=config, overrides=typed)
+        write_job(tmp_path / str(3 + job), other)
+    titles = [svg.split('aria-label="')[1].split('"')[0] for svg in charts(read_sweep(tmp_path))]
+    assert titles == [
+        "specdec: bleu against cloud_call_rate, along k", "specdec: bleu along k", "specdec: cloud_call_rate along k",
+        "specdec: ttft_ms along k", "argo: accuracy against cost, along cost_ratio", "argo: accuracy along cost_ratio",
+        "argo: cost along cost_ratio",
+    ]  # fmt: skip
 
 
 def leave_unfinished(folder: Path, k: int, samples: list[dict[str, Any]]) -> Path:
@@ -337,7 +362,7 @@ def leave_unfinished(folder: Path, k: int, samples: list[dict[str, Any]]) -> Pat
 def test_a_job_without_a_record_is_shown_with_what_it_has_so_far(tmp_path: Path) -> None:
     write_job(tmp_path / "0", make_record(k=1), make_samples({"s0": 0.1}))
     rows = make_samples({"s0": 0.2, "s1": 0.4, "s2": None})
-    rows[0]["metrics"] |= {"correct": True, "label": "x", "ttft_ms": 8}
+    rows[0]["metrics"] |= {"correct": True, "ttft_ms": 8}
     failed = {"id": "s3", "status": "failed", "error": "no sound", "metrics": {}}
     leave_unfinished(tmp_path / "1", 2, [*rows, failed])
     _, job = read_sweep(tmp_path).jobs
@@ -394,19 +419,20 @@ class Outline(HTMLParser):
         self._in_cell = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href") and tag != "use"]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag == "table":
             self.tables.append([])
-        self._in_cell = tag in ("td", "th")
-        if self._in_cell:
+        if tag in ("td", "th", "tr"):
+            self._in_cell = tag != "tr"
+        if tag in ("td", "th"):
             self.tables[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
-        self._in_cell = False
+        self._in_cell = self._in_cell and tag != "table"
 
     def handle_data(self, data: str) -> None:
         if self._in_cell:
-            self.tables[-1][-1] += data.strip()
+            self.tables[-1][-1] = f"{self.tables[-1][-1]} {data.strip()}".strip()
 
 
 def test_page_is_self_contained_and_holds_every_job(sweep: Path) -> None:
@@ -416,16 +442,68 @@ def test_page_is_self_contained_and_holds_every_job(sweep: Path) -> None:
     text = page(read_sweep(sweep), baseline="0")
     outline = Outline()
     outline.feed(text)
-    assert outline.addresses == []
+    assert {address[:5] for address in outline.addresses} == {"#run-"}
     assert "<script>alert" not in text
-    assert outline.tables[0][:4] == ["job", "k", "n", "bleu"]
+    assert text.count("<script") == 1
+    assert outline.tables[0][:6] == ["✓", "job", "k", "n", "status", "bleu"]
     assert "0.3 [0.27, 0.33]" in outline.tables[0]
-    assert len(outline.tables) == 1 + 1 + 1 + 2 * 12  # sweep, paired, shared settings, metrics and settings of each job
+    assert (
+        len(outline.tables) == 1 + 1 + 1 + 2 * 12 - 1
+    )  # sweep, paired, shared; each job's metrics (one has none), settings
     shared = outline.tables[2]
     assert shared[shared.index("provenance.packages.torch") + 1] == "2.13.0"
     assert "config.task.k" not in shared
     assert "job 11 failed: out of [memory]" in text
     assert "<svg" in text
+
+
+def test_the_page_runs_no_script_but_its_own(sweep: Path) -> None:
+    text = page(read_sweep(sweep))
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert "script-src 'none'" in document("t", "b")
+
+
+def test_a_card_tells_where_the_numbers_come_from(tmp_path: Path) -> None:
+    machine = {"cpu": "A & B", "cores": {"allowed": 2}, "memory_gb": 25.3, "gpus": []}
+    source = {"git_sha": "abcdef0123456789", "git_dirty": True, "python": "3.11.7", "packages": {"torch": "2.13.0"}}
+    write_job(tmp_path / "0", make_record(provenance={**source, "machine": machine, "command": ["launch.py", "x<y"]}))
+    text = page(read_sweep(tmp_path))
+    assert "<dt>code<dd>abcdef012345, with uncommitted changes" in text
+    assert "<dt>machine<dd>A &amp; B, 2 cores, 25 GB, no GPU" in text
+    assert "<dt>packages<dd>Python 3.11.7, torch 2.13.0" in text
+    assert "<dt>numbers<dd>2 measured, 1 modelled" in text  # a missing meter is no number
+    assert "<dt>command<dd>launch.py x&lt;y" in text
+
+
+def test_pages_of_samples_and_plots_are_in_reach(tmp_path: Path) -> None:
+    for job in ("a b", "1"):
+        folder = write_job(tmp_path / job, make_record(k=len(job)))
+        (folder / "samples.html").write_text("")
+        (folder / "plots").mkdir()
+        (folder / "plots" / "one_two.svg").write_text('<svg><text style="fill: #808080">x</text></svg>')
+    (tmp_path / "trajectories.html").write_text("")
+    write_report(tmp_path)
+    text = page(read_sweep(tmp_path))  # the report itself is no page of samples
+    outline = Outline()
+    outline.feed(text)
+    links = [address for address in outline.addresses if address.endswith(".html")]
+    assert sorted(set(links)) == ["1/samples.html", "a%20b/samples.html", "trajectories.html"]
+    assert (links.count("1/samples.html"), links.count("trajectories.html")) == (2, 1)
+    pictures = [address for address in outline.addresses if address.startswith("data:")]
+    assert len(pictures) == 2 and 'alt="one two"' in text
+    assert "prefers-color-scheme:dark" in b64decode(pictures[0].partition(",")[2]).decode()
+    alone = page(read_sweep(tmp_path / "1"))
+    assert alone.count("data:image/svg+xml") == 1  # once, not in the analysis and in the card
+
+
+def test_filters_offer_every_setting_of_the_table_that_has_two_values(sweep: Path) -> None:
+    text = page(read_sweep(sweep))
+    assert text.count("<select") == 2
+    assert '<label>k<select data-cell=2><option value="">all</option><option value="1">1</option>' in text
+    assert "<label>status<select data-cell=4>" in text
+    assert 'data-find="2 specdec_results specdec task.k=3' in text
 
 
 def test_reference_view_of_a_captioning_job_renames_and_converts() -> None:
