@@ -1,74 +1,160 @@
 """A sweep that checks every job before the first one starts, and tells the whole story at its end.
 
 Hydra's own sweeper composes each job before launching, but knows nothing of our types; and it raises the first failed
-job's error and forgets the rest. Works with any launcher. Hydra finds it because this folder is named as it is.
+job's error and forgets the rest. This one checks, skips what is finished, runs duplicates once, and hands what is left
+to whatever launcher is configured. Hydra finds it because this folder is named as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib import import_module
-from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from suite.config import explain, typed
-from suite.errors import ConfigError, UserError
+from suite.errors import ConfigError, JobsFailed, UserError
+
+if TYPE_CHECKING:  # only a sweep needs them; `--help` must stay fast
+    from suite.sweep.jobs import SweepJob
+    from suite.sweep.watch import Watch
 
 # task -> what looks at a whole sweep of it, given its folder
 ANALYSES = {"specdec": "edgecloud.analysis:analyse", "argo": "argo.analysis:analyse"}
 
 
 class CheckedSweeper(BasicSweeper):
-    """Hydra's basic sweeper, plus type checks before, a skip of finished jobs, and a table after."""
+    """Hydra's grid of jobs, with type checks before, a skip of finished jobs, and a table after."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `Sweeper.setup`."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        assert self.launcher is not None
         self.compose = _Composer(hydra_context.config_loader, config)
-        self.launcher = _SkipFinished(self.launcher, self.compose, config)
+        self.folder = Path(config.hydra.sweep.dir)
+        self.jobs: dict[int, SweepJob] = {}
+        self.completed: set[int] = set()
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose and check every job, those of later batches too, before the first batch starts."""
-        from suite import job  # only a sweep needs it; `--help` must stay fast
-
-        assert self.overrides is not None
-        for overrides in chain.from_iterable(self.overrides if self.batch_index == 1 else []):
-            try:
-                job.siblings.append(typed(self.compose(overrides)))
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                said = " ".join(overrides)
-                raise ConfigError(f"Nothing was started: the job {said} cannot run. {explain(error)}") from error
-
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         """Run all jobs; always show what is there, and raise if any job failed."""
         from suite import job
+        from suite.sweep.dry_run import show_dry_run
+        from suite.sweep.watch import Watch
+        from suite.tracking.tracker import show_sweep
 
         assert self.config is not None
-        job.siblings.clear()
+        overrides = self.compose.parser.parse_overrides([*self._parse_config(), *arguments])
+        candidates = self.candidates(overrides)
+        job.siblings[:] = [self._checked(candidate) for candidate in candidates]
+        if any(config.dry_run for config in job.siblings):
+            show_dry_run([self._job(number, candidate) for number, candidate in enumerate(candidates)])
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
         try:
-            returns = super().sweep(arguments)
+            with Watch(self.total(candidates)) as watch:
+                for batch in self.batches(candidates):
+                    self._run(batch, watch)
         finally:
-            _aggregate(Path(self.config.hydra.sweep.dir))
-        jobs = [job for batch in returns for job in batch]
-        failed = [job.hydra_cfg.hydra for job in jobs if job.return_value != "completed"]
+            _aggregate(self.folder)
+            show_sweep(job.siblings[0].tracker, self.folder)
+        failed = [job.folder for number, job in self.jobs.items() if number not in self.completed]
         if failed:
-            logs = [f"\n  {hydra.runtime.output_dir}/{hydra.job.name}.log" for hydra in failed]
-            raise UserError(f"{len(failed)} of {len(jobs)} jobs failed; the rest is kept. Their logs:{''.join(logs)}")
-        return returns
+            logs = "".join(f"\n  {folder / self.config.hydra.job.name}.log" for folder in failed)
+            raise JobsFailed(f"{len(failed)} of {len(self.jobs)} jobs failed; the rest is kept. Their logs:{logs}")
+
+    def candidates(self, overrides: list[Override]) -> list[list[str]]:
+        """Overrides of each job that is checked before the first one starts: of all."""
+        (jobs,) = self.split_arguments(overrides, None)
+        return jobs
+
+    def total(self, candidates: list[list[str]]) -> int:
+        """How many jobs will run."""
+        return len(candidates)
+
+    def batches(self, candidates: list[list[str]]) -> Iterator[Sequence[Sequence[str]]]:
+        """Overrides of the jobs that are launched together; the next batch is asked for when this one is done."""
+        yield from self.split_overrides_to_chunks(candidates, self.max_batch_size)
+
+    def _checked(self, overrides: Sequence[str]) -> Any:
+        """The typed configuration of a job."""
+        try:
+            return typed(self.compose(overrides))
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            said = " ".join(overrides)
+            raise ConfigError(f"Nothing was started: the job {said} cannot run. {explain(error)}") from error
+
+    def _job(self, number: int, overrides: Sequence[str]) -> SweepJob:
+        from suite.sweep.jobs import sweep_job
+
+        folder = self.folder / self.compose.subdir(number, overrides)
+        return sweep_job(number, overrides, folder, self.compose(overrides))
+
+    def _run(self, batch: Sequence[Sequence[str]], watch: Watch) -> None:
+        """Launch the jobs of a batch that are neither finished nor duplicates, then fill the others' folders."""
+        from suite.sweep.jobs import standings
+
+        jobs = [self._job(len(self.jobs) + place, overrides) for place, overrides in enumerate(batch)]
+        self.jobs |= {job.number: job for job in jobs}
+        found = standings(jobs)
+        todo, twins = [], [row.job for row in found if row.state == "duplicate"]
+        for row in found:
+            if row.state != "duplicate" and not (row.state == "finished" and self._reused(row.job, watch)):
+                todo.append(row.job)
+        if reused := len(jobs) - len(todo) - len(twins):
+            print(f"{reused} of {len(jobs)} jobs were finished before; nothing is computed for them.")
+        if twins:
+            print(f"{len(twins)} of {len(jobs)} jobs are the same as another; each runs once.")
+        if todo:
+            with watch.launched(todo):
+                self._launch(todo, batch, jobs[0].number)
+        for job in twins:
+            self._reused(job, watch)
+
+    def _launch(self, jobs: list[SweepJob], batch: Sequence[Sequence[str]], first: int) -> None:
+        """Hand the jobs to the launcher at once; each is told its folder, since the launcher would count anew."""
+        assert self.launcher is not None and self.config is not None
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)  # it miscounts
+        places = [str(job.folder.relative_to(self.folder)).replace("'", "\\'") for job in jobs]
+        lines = [
+            [*batch[job.number - first], f"hydra.sweep.subdir='{place}'"]
+            for job, place in zip(jobs, places, strict=True)
+        ]
+        returns = self.launcher.launch(lines, initial_job_idx=jobs[0].number)
+        for job, done in zip(jobs, returns, strict=True):
+            if done.return_value == "completed":
+                self.completed.add(job.number)
+
+    def _reused(self, job: SweepJob, watch: Watch) -> bool:
+        """Fill the job's folder from the record of an earlier run as if it had run; False where there is none."""
+        from suite.job import reuse
+        from suite.tracking.secrets import mask_files
+
+        hidden = job.folder / ".hydra"
+        hidden.mkdir(parents=True, exist_ok=True)
+        try:
+            record = reuse(job.cfg, job.folder, list(job.overrides), self.folder.as_posix())
+        except UserError:
+            return False  # the launched job tells
+        if record is None:
+            return False
+        OmegaConf.save(job.cfg, hidden / "config.yaml")
+        OmegaConf.save(list(job.overrides), hidden / "overrides.yaml")
+        mask_files(hidden)
+        self.completed.add(job.number)
+        watch.reused(job, record)
+        return True
 
 
 class _Composer:
@@ -94,55 +180,23 @@ class _Composer:
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
         return composed
 
+    def subdir(self, number: int, overrides: Sequence[str]) -> str:
+        """The folder of a job inside the sweep's, named as the user chose."""
+        if OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+            return str(number)
+        whole = self.loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(whole):
+            whole.hydra.job.num = whole.hydra.job.id = number
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(whole)  # where ${hydra:...} looks
+        name = str(whole.hydra.sweep.subdir)
+        HydraConfig.instance().cfg = before
+        return name
+
     def _sets_value(self, override: Override) -> bool:
         key = override.key_or_group
         plain = override.type == OverrideType.CHANGE and override.package is None
         return plain and not key.startswith("hydra.") and not self.loader.repository.group_exists(key)
-
-
-class _SkipFinished:
-    """A launcher that launches what is not finished, in as few batches as the order of the jobs allows."""
-
-    def __init__(self, launcher: Launcher, compose: _Composer, config: DictConfig) -> None:
-        self.launcher, self.compose, self.config = launcher, compose, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """See `Launcher.launch`."""
-        found = [self._finished(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        reused = len(found) - found.count(None)
-        if reused:
-            print(f"{reused} of {len(found)} jobs were finished before; nothing is computed for them.")
-        returns: list[JobReturn] = []
-        for _, group in groupby(range(len(found)), key=lambda i: found[i] is None):
-            jobs = list(group)
-            first = found[jobs[0]]
-            if first is None:
-                batch = [job_overrides[i] for i in jobs]
-                returns.extend(self.launcher.launch(batch, initial_job_idx=initial_job_idx + jobs[0]))
-            else:
-                returns.extend(job for i in jobs if (job := found[i]) is not None)
-        return returns
-
-    def _finished(self, overrides: Sequence[str], number: int) -> JobReturn | None:
-        """The job from its record, its folder filled as if it had run; None when it has to run."""
-        from suite.job import reuse  # only a sweep needs it; `--help` must stay fast
-
-        sweep = self.config.hydra.sweep
-        if OmegaConf.to_container(sweep, resolve=False)["subdir"] != "${hydra.job.num}":
-            return None  # a folder named otherwise is Hydra's to name
-        folder = Path(sweep.dir) / str(number)
-        hidden = folder / ".hydra"
-        hidden.mkdir(parents=True, exist_ok=True)
-        cfg = self.compose(overrides)
-        try:
-            record = reuse(cfg, folder, [override for override in overrides if not override.startswith("tracker")])
-        except UserError:
-            return None  # the launched job tells
-        if record is None:
-            return None
-        OmegaConf.save(cfg, hidden / "config.yaml")
-        OmegaConf.save(list(overrides), hidden / "overrides.yaml")
-        return JobReturn(overrides=list(overrides), cfg=cfg, status=JobStatus.COMPLETED, _return_value="completed")
 
 
 def _aggregate(folder: Path) -> None:
@@ -151,7 +205,7 @@ def _aggregate(folder: Path) -> None:
     from suite.report.html import write_report
     from suite.report.table import show_sweep
 
-    if any(folder.glob("*/record.json")):
+    if any(folder.rglob("record.json")):
         _analyse(folder)
         show_sweep(folder)
         write_table(folder)
@@ -162,7 +216,7 @@ def _analyse(folder: Path) -> None:
     """Let each study look at its jobs; an analysis that fails costs a sentence, not the table."""
     from suite.records.store import read_record
 
-    tasks = {record["task"] for path in folder.glob("*/record.json") if (record := read_record(path.parent))}
+    tasks = {record["task"] for path in folder.rglob("record.json") if (record := read_record(path.parent))}
     for task in sorted(tasks):
         if entry := ANALYSES.get(task):
             module, _, function = entry.partition(":")

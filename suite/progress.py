@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Any, Self
 
 log = logging.getLogger(__name__)
+QUIET = "EDGEBENCH_QUIET"
+"""Set in the environment of jobs over which a live table stands: a bar of theirs would tear it."""
 REPORT_EVERY_S = 10.0  # without a terminal, one line of progress this often
 
 
@@ -21,7 +24,7 @@ class Progress:
         self._start = self._spoken = time.monotonic()
         self._before = done
         self._bar: Any = None
-        if sys.stderr.isatty() and total > 1:
+        if sys.stderr.isatty() and total > 1 and not os.environ.get(QUIET):
             from tqdm import tqdm
 
             self._bar = tqdm(desc=label, total=total, initial=done, unit=unit, dynamic_ncols=True)
