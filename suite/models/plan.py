@@ -1,4 +1,4 @@
-"""Which cards a model goes on. `plan` is arithmetic over card sizes, so it is tested without a GPU.
+"""Which cards a model goes on, and how many copies. Arithmetic over card sizes, so it is tested without a GPU.
 
 A model needs its weights plus a tenth for the KV cache, activations and the last layer that does not split evenly.
 GB are 1e9 bytes.
@@ -7,12 +7,13 @@ GB are 1e9 bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from suite.errors import ConfigError, UserError, check_choice, check_range
 
 MODES = ("single", "data_parallel", "accelerate", "auto")
 HEADROOM = 1.1
+BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.6}  # 4bit with its scales
 CONTEXT_GB = 1.0
 """What the CUDA context, workspaces and fragmentation take from each card."""
 
@@ -24,7 +25,9 @@ class GpuModeConfig:
     name: str = "single"
     """`single`: one card. `data_parallel`: a replica on each smallest group of cards that holds the model, two at
     least. `accelerate`: one copy over the smallest such group, its layers split. `auto`: as many replicas as fit,
-    one at least. Without a GPU each of them is one copy on the CPU."""
+    one at least. Without a GPU each of them is one copy on the CPU, unless `replicas` asks for more."""
+    replicas: int | None = None
+    """Most copies of `data_parallel` and `auto`; None: all that the cards hold, and one on a CPU."""
     cards: list[int] = field(default_factory=list)
     """Cards that may be used; empty: all that are visible."""
     max_card_gb: float | None = None
@@ -35,6 +38,13 @@ class GpuModeConfig:
     def __post_init__(self) -> None:
         check_choice("gpu_mode.name", self.name, MODES)
         check_range("gpu_mode.cpu_gb", self.cpu_gb, 0)
+        if self.replicas is not None:
+            check_range("gpu_mode.replicas", self.replicas, 2 if self.name == "data_parallel" else 1)
+            if self.name not in ("data_parallel", "auto"):
+                raise ConfigError(
+                    f"gpu_mode={self.name} is one copy of each model, so gpu_mode.replicas={self.replicas} says "
+                    "nothing; choose gpu_mode=data_parallel or auto."
+                )
         if self.max_card_gb is not None:
             check_range("gpu_mode.max_card_gb", self.max_card_gb, 0.1)
         if any(card < 0 for card in self.cards) or len(set(self.cards)) < len(self.cards):
@@ -85,10 +95,11 @@ def plan(model_gb: float, cards: Sequence[CardMemory], mode: GpuModeConfig) -> P
         ConfigError: the mode names a card that is not there.
     """
     if not cards:
-        asked = mode.name in ("data_parallel", "accelerate")
-        return Plan(
-            replicas=(Placement(),), notes=(f"gpu_mode={mode.name} has no GPU to use: one copy on the CPU",) * asked
-        )
+        copies = mode.replicas or 1
+        missed = mode.name == "accelerate" or (mode.name == "data_parallel" and copies == 1)
+        more = " (gpu_mode.replicas=2 makes two)" * (mode.name == "data_parallel")
+        notes = (f"gpu_mode={mode.name} has no GPU to use: one copy on the CPU{more}",) * missed
+        return Plan(replicas=(Placement(),) * copies, notes=notes)
     need = model_gb * HEADROOM
     usable = _usable(cards, mode)
     groups: list[tuple[int, ...]] = []
@@ -114,8 +125,41 @@ def plan(model_gb: float, cards: Sequence[CardMemory], mode: GpuModeConfig) -> P
         raise UserError(f"gpu_mode={mode.name}: {whole}; {ways_out}{more}.")
     if mode.name == "data_parallel" and len(groups) < 2:
         raise UserError(f"gpu_mode=data_parallel: {whole}, enough for one replica only; use gpu_mode=auto.")
-    chosen = groups[:1] if mode.name == "accelerate" else groups
+    chosen = groups[:1] if mode.name == "accelerate" else groups[: mode.replicas]
     return Plan(replicas=tuple(_placement(group, usable) for group in chosen))
+
+
+def shares(models_gb: Sequence[float], cards: Sequence[CardMemory], mode: GpuModeConfig) -> tuple[GpuModeConfig, ...]:
+    """How each process of a job places its models, where every process holds a copy of all of them.
+
+    Args:
+        models_gb: size of each model's weights.
+        cards: as for `plan`.
+        mode: the user's choice; `single` and `accelerate` are one process.
+
+    Returns:
+        `mode` itself where one process does; else for each one the mode that keeps to its own cards.
+
+    Raises:
+        UserError: the models do not fit together the way the mode asks.
+        ConfigError: the mode names a card that is not there.
+    """
+    if mode.name not in ("data_parallel", "auto"):
+        return (mode,)
+    between = CONTEXT_GB * (len(models_gb) - 1)  # each model after the first is placed by what is free then, less 1 GB
+    left = [replace(card, free_gb=card.free_gb - between) for card in cards]
+    copies = plan(sum(models_gb), left, mode).replicas
+    if len(copies) == 1:
+        return (mode,)
+    return tuple(
+        GpuModeConfig(name="accelerate" if copy.card_gb else "single", cards=_cards(copy), max_card_gb=mode.max_card_gb)
+        for copy in copies
+    )
+
+
+def _cards(placement: Placement) -> list[int]:
+    split = [card for card, _ in placement.card_gb]
+    return split or [int(card) for kind, _, card in [placement.device.partition(":")] if kind == "cuda"]
 
 
 def _usable(cards: Sequence[CardMemory], mode: GpuModeConfig) -> dict[int, float]:

@@ -68,6 +68,9 @@ def unpack(wheel: Path, member: PurePosixPath, target: Path) -> None:
             path = target / PurePosixPath(name).relative_to(member)
             if not path.resolve().is_relative_to(target.resolve()):
                 raise UserError(f"{wheel.name} has an entry that would be written outside its folder: {name}.")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as source, path.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, path.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+                raise UserError(f"{wheel.name} has {name} both as a file and as a folder.") from error

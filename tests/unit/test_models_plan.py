@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf
 
 from suite.config import register
 from suite.errors import ConfigError, UserError
-from suite.models.plan import HEADROOM, MODES, CardMemory, GpuModeConfig, Placement, plan
+from suite.models.forecast import PUBLISHED_GB, QWEN_GB, forecast
+from suite.models.plan import HEADROOM, MODES, CardMemory, GpuModeConfig, Placement, plan, shares
 from suite.models.spec import ModelConfig
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -90,7 +92,102 @@ def test_only_the_chosen_cards() -> None:
         plan(3.0, EIGHT_12GB, GpuModeConfig(cards=[9]))
 
 
-@pytest.mark.parametrize("bad", [{"name": "singel"}, {"cards": [0, 0]}, {"cards": [-1]}, {"cpu_gb": -1.0}])
+@pytest.mark.parametrize("name", ["data_parallel", "auto"])
+def test_copies_on_a_cpu_are_as_many_as_asked(name: str) -> None:
+    mode = GpuModeConfig(name=name, replicas=3)
+    assert plan(65.0, [], mode).replicas == (Placement(),) * 3
+    assert plan(65.0, [], mode).notes == ()
+    assert shares([65.0, 1.0], [], mode) == (GpuModeConfig(name="single"),) * 3
+    assert shares([65.0], [], GpuModeConfig(name=name)) == (GpuModeConfig(name=name),)  # none asked: one process
+
+
+def test_no_more_copies_than_asked() -> None:
+    assert groups(3.0, EIGHT_12GB, name="auto", replicas=2) == [(0,), (1,)]
+
+
+@pytest.mark.parametrize("size", BFLOAT16_GB)
+@pytest.mark.parametrize("name", ["data_parallel", "auto"])
+def test_processes_hold_a_copy_of_edge_and_cloud(size: str, name: str) -> None:
+    """A draft of 1 GB beside every size: disjoint cards, the cloud placed after the edge still fits, 80 GB is one."""
+    both = [1.0, BFLOAT16_GB[size]]
+    if size == "32B" and name == "data_parallel":
+        with pytest.raises(UserError, match="one replica only"):
+            shares(both, EIGHT_12GB, GpuModeConfig(name=name))
+        return
+    modes = shares(both, EIGHT_12GB, GpuModeConfig(name=name))
+    assert len(modes) == {"1.5B": 8, "3B": 8, "7B": 4, "14B": 2, "32B": 1}[size]
+    if size != "32B":
+        cards = [card for mode in modes for card in mode.cards]
+        assert sorted(cards) == sorted(set(cards))
+        for mode in modes:
+            assert mode.name == ("single" if len(mode.cards) == 1 else "accelerate")
+            edge = plan(both[0], EIGHT_12GB, mode).replicas[0]
+            taken = {int(edge.device.removeprefix("cuda:")): 1.0 + both[0]}  # its context, and its weights
+            left = [CardMemory(index=one.index, free_gb=12.0 - taken.get(one.index, 0.0)) for one in EIGHT_12GB]
+            assert plan(both[1], left, mode).replicas
+    if name == "auto":
+        assert shares(both, ONE_80GB, GpuModeConfig(name=name)) == (GpuModeConfig(name=name),)
+
+
+@pytest.mark.parametrize("name", ["single", "accelerate"])
+def test_one_copy_is_one_process(name: str) -> None:
+    mode = GpuModeConfig(name=name)
+    assert shares([200.0], EIGHT_12GB, mode) == (mode,)  # whether it fits is told when it is placed
+    with pytest.raises(ConfigError, match=r"one copy .* choose gpu_mode=data_parallel or auto"):
+        GpuModeConfig(name=name, replicas=2)
+
+
+def test_quantised_models_need_fewer_cards() -> None:
+    plain, packed = (
+        forecast(["models=qwen2_5_rag", "hardware=rtx3060x8", "gpu_mode=auto", *more])
+        for more in ([], ["models.llm.quantization=4bit"])
+    )
+    assert "  llm: 4 copies: cuda:0+cuda:1 | cuda:2+cuda:3 | cuda:4+cuda:5 | cuda:6+cuda:7" in plain
+    assert "  llm: 8 copies: " + " | ".join(f"cuda:{card}" for card in range(8)) in packed
+    assert "models.llm: Qwen/Qwen2.5-7B-Instruct, 4.56 GB of weights" in packed
+
+
+def test_forecast_shows_all_modes_and_what_they_refuse() -> None:
+    lines = forecast(["models=qwen2_5", "hardware=rtx3060x8"])
+    assert [line for line in lines if line.startswith("gpu_mode=")] == [f"gpu_mode={mode}" for mode in MODES]
+    assert "  cloud: gpu_mode=single: the model needs 16.7 GB" in "\n".join(lines)
+    assert lines[-1].startswith("  together: 4 processes with a copy of each: cuda:0+cuda:1 | cuda:2+cuda:3 |")
+
+
+def test_forecast_of_the_default_reads_the_files() -> None:
+    lines = forecast(["hardware.device=cpu"])
+    assert any(line.startswith("models.cloud: omni_tiny/cloud, 0.02 GB") for line in lines)
+    assert lines[-1] == "  together: one process"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("task.k=3", "takes models, hardware and gpu_mode"),
+        ("models.edge.id=some/model", "size is not known before it is fetched"),
+        ("gpu_mode=dual", "gpu_mode=dual does not exist"),
+    ],
+)
+def test_forecast_refuses_what_it_cannot_know(typed: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        forecast(["models=qwen2_5", typed])
+
+
+def test_every_model_that_a_group_fetches_has_a_published_size() -> None:
+    ids = {
+        spec["id"]
+        for path in (CONF / "models").glob("*.yaml")
+        for spec in yaml.safe_load(path.read_text(encoding="utf-8")).values()
+        if isinstance(spec, dict) and spec["source"] in ("hub", "wheel")
+    }
+    assert ids <= PUBLISHED_GB.keys()
+    for size, gb in BFLOAT16_GB.items():
+        assert QWEN_GB[size] == pytest.approx(gb, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"name": "singel"}, {"cards": [0, 0]}, {"cards": [-1]}, {"cpu_gb": -1.0}, {"name": "auto", "replicas": 0}]
+)
 def test_bad_modes(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="gpu_mode"):
         GpuModeConfig(**bad)

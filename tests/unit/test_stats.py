@@ -252,3 +252,47 @@ def test_bad_shapes_are_refused() -> None:
         stats.wilson(4, 3)
     with pytest.raises(UserError, match="n=0"):
         stats.corpus_ci(lambda _: 1.0, 0, seed=0)
+
+
+def test_sign_flips_are_all_patterns_where_there_are_few() -> None:
+    assert stats.sign_flips([1.0, 2.0, 3.0], seed=0) == 2 / 8  # all plus, all minus
+    assert stats.sign_flips([1.0, -1.0], seed=0) == 1.0
+    assert stats.sign_flips([0.0] * 4, seed=0) == 1.0
+    assert stats.sign_flips([2.0], seed=0) is None
+
+
+def test_sign_flips_agree_with_scipy() -> None:
+    gaps = np.random.default_rng(1).normal(0.25, 1.0, size=60)
+    theirs = scipy.stats.permutation_test(
+        (gaps, np.zeros(60)), lambda a, b: float((a - b).mean()), permutation_type="samples", n_resamples=20_000, rng=3
+    ).pvalue
+    ours = stats.sign_flips(gaps, seed=5, draws=20_000)
+    assert ours == pytest.approx(theirs, abs=0.01)
+    assert ours == stats.sign_flips(gaps, seed=5, draws=20_000)
+
+
+def test_sign_flips_keep_their_promise_without_an_effect() -> None:
+    """5 % false alarms, also for skewed binary gaps; planted: a one-sided count would give 10 %."""
+    generator = np.random.default_rng(7)
+    p_values = [
+        stats.sign_flips(generator.integers(-1, 2, size=40).astype(float), seed=i, draws=400) for i in range(400)
+    ]
+    alarms = np.mean([p <= 0.05 for p in p_values if p is not None])
+    assert 0.02 <= alarms <= 0.08
+
+
+def test_holm_is_the_textbook_example() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, None, 0.7]) == [1.0, None, 1.0]
+    assert stats.holm([]) == []
+    assert stats.holm([0.03]) == [0.03]
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_and_only_raises(p_values: list[float]) -> None:
+    adjusted = stats.holm(p_values)
+    for p, more in zip(p_values, adjusted, strict=True):
+        assert more is not None
+        assert p <= more <= min(1.0, len(p_values) * p) + 1e-12
+    ranked = [adjusted[place] for place in np.argsort(p_values, kind="stable")]
+    assert ranked == sorted(x for x in ranked if x is not None)
