@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench figures clean
+.PHONY: run test test-slow test-next lint bench figures clean
 
 run: $(READY)  ## the three-way comparison on the embedded models, with the path of its report
 	$(BIN)/python launch.py -m experiment=specdec_three_way
@@ -14,6 +14,12 @@ test: $(READY)  ## unit and integration tests
 
 test-slow: $(READY)  ## the checks that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-next: $(READY)  ## configuration and sweeps on the pre-release of the next Hydra, in an environment beside ours
+	$(PYTHON) -m venv $(VENV)-next
+	echo $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo $(VENV)-next/lib/python*/site-packages)/ours.pth
+	$(VENV)-next/bin/python -m pip install --quiet --pre 'hydra-core>=1.4.0rc1,<1.5'
+	$(VENV)-next/bin/python -m pytest tests/unit/test_config.py tests/unit/test_experiments.py tests/integration/test_sweep.py tests/integration/test_dry_run.py
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .
@@ -41,4 +47,4 @@ $(READY): requirements.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-next

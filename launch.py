@@ -21,7 +21,8 @@ import argo.schema
 import controller.schema
 import edgecloud.schema
 import suite.config
-from suite.errors import UserError
+from suite.errors import JobsFailed, UserError
+from suite.tracking.secrets import refuse_secrets
 
 TASKS = {
     "specdec": "edgecloud.task:run",
@@ -37,17 +38,20 @@ log = logging.getLogger("launch")
 failures: list[str] = []
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(suite.config.CONF), config_name="config")
 def launch(cfg: DictConfig) -> str:
     """One job; returns the status of its record. In a sweep, a job that fails does not stop the others."""
     from edgecloud.live import replay
     from suite.job import run_job
     from suite.report.table import show_job
+    from suite.sweep.dry_run import show_single
 
     hydra_cfg = HydraConfig.get()
     sweep = Path(hydra_cfg.sweep.dir).as_posix() if hydra_cfg.mode == RunMode.MULTIRUN else None
     overrides = [override for override in hydra_cfg.overrides.task if not override.startswith("tracker")]
     folder = Path(hydra_cfg.runtime.output_dir)
+    if cfg.dry_run:
+        return show_single(cfg, overrides, folder)
     try:
         record, found = run_job(cfg, folder, TASKS[cfg.task.name], overrides, sweep)
     except Exception as error:
@@ -75,20 +79,16 @@ def main() -> int:
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     try:
+        refuse_secrets(sys.argv[1:])
         launch()
     except KeyboardInterrupt:
         print("\nInterrupted. What was computed is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:  # Hydra makes the folders
         if traceback_wanted:
             raise
         print(suite.config.explain(error), file=sys.stderr)
-        return 1 if failures else 2
-    except OSError as error:  # of Hydra, which makes the folders
-        if traceback_wanted:
-            raise
-        print(f"Cannot use {error.filename} ({error.strerror}); make room or choose another folder.", file=sys.stderr)
-        return 2
+        return 1 if failures or isinstance(error, JobsFailed) else 2
     return 1 if failures else 0
 
 

@@ -1,8 +1,8 @@
 """What a sweep of `task=argo` teaches: the curves of its strategies over the cost of a retrieval, job by job.
 
 `analyse` runs when a sweep ends. It reads the records and leaves analysis.json, plots/*.svg and trajectories.html
-beside them; the report shows the first two. Jobs are compared that are alike but for strategy and cost ratio: each
-seed, replicate or model is a group of its own.
+beside them; the report shows the first two and links the page. Jobs are compared that are alike but for strategy and
+cost ratio: each seed, replicate or model is a group of its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from suite.report.words import setting
 
 SWEPT = ("strategy", "cost_ratio")
 """Of `task`: what tells the cells of a group apart."""
-WALK = ("prediction", "option", "scores", "u", "trajectory")
-"""Of a row: what the page shows of a walk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,25 +91,9 @@ def groups(jobs: Sequence[JobRecord]) -> list[Group]:
     ]
 
 
-def rows(group: Group) -> list[dict[str, Any]]:
-    """A row for each question that any job answered, with its walks in all of them; see page.py."""
-    found: dict[str, dict[str, Any]] = {}
-    for cell, job in group.jobs.items():
-        for sample in ok(read_samples(job.folder / "samples.jsonl")):
-            asked = {key: value for key, value in sample.items() if key not in (*WALK, "metrics")}
-            row = found.setdefault(sample["id"], {**asked, "walks": [], "cells": []})
-            walk = {key: sample.get(key) for key in WALK}
-            if walk not in row["walks"]:
-                row["walks"].append(walk)
-            at = row["walks"].index(walk)
-            told = {"strategy": cell.strategy, "cost_ratio": cell.cost_ratio, "walk": at, "metrics": sample["metrics"]}
-            row["cells"].append(told)
-    return list(found.values())
-
-
 def _look(folder: Path, group: Group, suffix: str) -> tuple[Summary, str]:
     """Plots and page of one group; its summary, and the page's name."""
-    found = rows(group)
+    found = page.gather({cell: ok(read_samples(job.folder / "samples.jsonl")) for cell, job in group.jobs.items()})
     grid: dict[Cell, dict[str, Any]] = {cell: {} for cell in group.jobs}
     for row in found:
         for one in row["cells"]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
+from suite.strict_json import parse
 
 WORDS = 120
 """A passage cut from a longer text has at most so many words."""
@@ -117,7 +118,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             where = f"{path.name}, line {number}"
             try:
-                yield where, json.loads(line)
+                yield where, parse(line)
             except ValueError as error:
                 yield where, UserError(f"{where}: not JSON ({error}); mend or delete the line.")
 

@@ -1,7 +1,7 @@
 """trajectories.html: every question with all its walks side by side, as one static page.
 
-Self-contained (inline style, a few lines of script for the filters) and made from the rows alone, so the same rows give
-the same bytes. A row is one of samples.jsonl of `task=argo_graphs`:
+Self-contained and made from the rows alone, so the same rows give the same bytes. A row is one of
+samples.jsonl of `task=argo_graphs`, or made of those of `task=argo` (`gather`):
 
     id, status, error, question, options, answer (index or null), answers, difficulty, supporting (ids of passages)
     walks: prediction, option, scores, u (progress at the end), trajectory: action, u (before), ok, sub_query, passages,
@@ -17,26 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from argo.corpus import Passage
+from argo.curves import Cell
 from argo.schema import STRATEGIES
 from suite.records.store import write_atomic
+from suite.report.sheet import document
 
 Row = Mapping[str, Any]
 
 STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#ccc, #4a4d52); --right: light-dark(#00623f, #4fd0a0);
-  --wrong: light-dark(#a33a00, #ff9b66); --mark: light-dark(#e4f3ec, #14352a); --card: light-dark(#f7f7f8, #1d2025); }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 100rem; padding: 0 .8rem;
-  background: light-dark(#fff, #16181c); color: light-dark(#1b1d21, #e4e6ea); overflow-wrap: anywhere }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin: .2rem 0 } h3 { font-size: .95rem; margin: 0 0 .4rem }
 section { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .5rem; content-visibility: auto;
-  contain-intrinsic-size: auto 40rem } [hidden] { display: none }
-.filters { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; margin: .6rem 0 } .dim { opacity: .75 }
-.list { max-height: 24rem; overflow-y: auto; padding-left: 1.4rem } a { color: inherit }
+  contain-intrinsic-size: auto 40rem } section h2 { margin: .2rem 0 } h3 { font-size: .95rem; margin: 0 0 .4rem }
+.list { max-height: 24rem; overflow-y: auto; padding-left: 2rem; border: 1px solid var(--line);
+  border-radius: .45rem }
 .walks { display: flex; gap: .8rem; overflow-x: auto; padding-bottom: .6rem; scroll-snap-type: x proximity }
-.walk { flex: 0 0 min(23rem, 86vw); background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
-  padding: .6rem .7rem; scroll-snap-align: start }
-.right { color: var(--right) } .wrong { color: var(--wrong) } .support { background: var(--mark) }
-ol, ul { margin: .3rem 0; padding-left: 1.3rem } li { margin: .25rem 0 } .walk ol > li { margin: .6rem 0 }
+.walk { flex: 0 0 min(23rem, 86vw); background: var(--card); border: 1px solid var(--line); border-radius: .45rem;
+  padding: .6rem .7rem; scroll-snap-align: start } .support { background: var(--mark) }
+ol, ul { margin: .3rem 0; padding-left: 1.6rem } li { margin: .25rem 0 } .walk ol > li { margin: .6rem 0 }
 """
 # the list and the sections below it carry the same data-*, and are shown or hidden alike
 SCRIPT = """
@@ -53,6 +49,26 @@ function filter() {
 }
 [level, apart, wrong].forEach(one => one.addEventListener('change', filter));
 """
+
+
+WALK = ("prediction", "option", "scores", "u", "trajectory")
+"""What a sample of `task=argo` says of its walk."""
+
+
+def gather(samples: Mapping[Cell, Iterable[Row]]) -> list[dict[str, Any]]:
+    """A row for each question that any cell of `task=argo` answered, with its walks in all of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell, answered in samples.items():
+        for sample in answered:
+            asked = {key: value for key, value in sample.items() if key not in (*WALK, "metrics")}
+            row = found.setdefault(sample["id"], {**asked, "walks": [], "cells": []})
+            walk = {key: sample.get(key) for key in WALK}
+            if walk not in row["walks"]:
+                row["walks"].append(walk)
+            at = row["walks"].index(walk)
+            told = {"strategy": cell.strategy, "cost_ratio": cell.cost_ratio, "walk": at, "metrics": sample["metrics"]}
+            row["cells"].append(told)
+    return list(found.values())
 
 
 def write(path: Path, rows: Iterable[Row], passages: Mapping[str, Passage]) -> None:
@@ -80,12 +96,7 @@ def page(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         f"<ol class=list>{''.join(_entry(number, row) for number, row in enumerate(rows))}</ol>",
         *(_section(number, row, titles) for number, row in enumerate(rows)),
     ]
-    return (
-        '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>Trajectories</title><style>{STYLE}</style>\n"
-        + "\n".join(parts)
-        + f"\n<script>{SCRIPT}</script></html>\n"
-    )
+    return document("Trajectories", "\n".join(parts), style=STYLE, script=SCRIPT)
 
 
 def _select(name: str, label: str, everything: str, choices: Sequence[str]) -> str:

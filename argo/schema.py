@@ -11,7 +11,8 @@ from pathlib import Path
 from suite.config import store
 from suite.errors import ConfigError, check_choice, check_range
 
-STRATEGIES = ("argo", "always_retrieve", "always_reason", "random", "fixed_k", "confidence", "difficulty")
+STRATEGIES = ["argo", "always_retrieve", "always_reason", "random", "fixed_k", "confidence", "difficulty"]
+"""A list, so that a strategy of one's own can be added (docs/extending.md)."""
 MODES = {"small": 10, "medium": 100, "full": 1000}
 """Questions of a run, by `task.mode`; the grid has 5 cost points in `small`, 10 in the others."""
 REWARDS = ("linear", "sqrt", "saturating", "sigmoid")
@@ -175,6 +176,10 @@ class ArgoConfig:
         reader = () if self.engine == "openai" else ("llm",)
         return reader if self.retriever == "bm25" else (*reader, "embedder")
 
+    def copied_models(self) -> tuple[str, ...]:
+        """None: the calls of all questions are batched in one process, which deals them to its replicas (pool.py)."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArgoGraphsConfig(ArgoConfig):
@@ -270,8 +275,7 @@ class QuestionsConfig:
         roots = [Path(value).expanduser() for value in (self.path, self.corpus) if value is not None]
         if self.name == "oran_mini" or (self.name == "oran_bench" and self.corpus is None):
             roots.append(own)
-        found = [path for root in roots for path in ([root] if root.is_file() else sorted(root.rglob("*")))]
-        return [path for path in found if path.is_file() and path.suffix in (".json", ".jsonl", ".txt", ".md")]
+        return [path for root in roots for path in ([root] if root.is_file() else _data_files(root))]
 
     def digest(self) -> str:
         """SHA-256 (hex) of the data."""
@@ -279,6 +283,11 @@ class QuestionsConfig:
         for path in self.files():
             whole.update(hashlib.sha256(path.read_bytes()).digest())
         return whole.hexdigest()
+
+
+def _data_files(folder: Path) -> list[Path]:
+    data = (".json", ".jsonl", ".txt", ".md")
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in data]
 
 
 def register() -> None:

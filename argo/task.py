@@ -39,6 +39,8 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
 
     In a sweep the first job grows the trees for all jobs that share them; the others read them off.
     """
+    from argo import page
+
     task: ArgoConfig = cfg.task
     cell = Cell(strategy=task.strategy, cost_ratio=task.cost_ratio)
     study = Study(task, cfg.seed, dict.fromkeys((cell, *sharing(cfg, ctx.siblings))))
@@ -50,10 +52,13 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
             raise UserError(study.failure(tree, policy) or "there is no walk through this question")
         return {**asked(tree.question), **told(tree, walk), "metrics": outcome(tree, walk, task, cell.cost_ratio)}
 
-    _, facts = answer(cfg, ctx, study, row)
+    data, facts = answer(cfg, ctx, study, row)
     rows = ok(ctx.samples)
     if not rows:
         raise UserError(f"No question was answered; the first one: {first_error(ctx)}")
+    page.write(
+        ctx.folder / "trajectories.html", page.gather({cell: rows}), {passage.id: passage for passage in data.passages}
+    )
     metrics = cell_metrics([sample["metrics"] for sample in rows], seed=cfg.seed)
     return Result(metrics=metrics, facts={"headline": [*HEADLINE], **facts, **of_process(task, [cell.cost_ratio])})
 

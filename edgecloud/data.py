@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from edgecloud.instructions import instruction
 from edgecloud.manifest import Item, Manifest, read_manifest
 from edgecloud.schema import PromptsConfig, VoicesConfig
 from suite.errors import UserError
+from suite.strict_json import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def read_prompts(path: Path, max_samples: int | None) -> list[Sample]:
 
 def _sample(line: str, where: str) -> Sample:
     try:
-        row = json.loads(line)
+        row = parse(line)
     except ValueError as error:
         return Sample(id=where, problem=f"{where}: not JSON ({error}); mend or delete the line.")
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():

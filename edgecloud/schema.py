@@ -222,6 +222,10 @@ class SpecDecConfig:
         """Names of all models that can move a number; `scorer`, for BERTScore, may be missing."""
         return (*self.decoders(), "scorer")
 
+    def copied_models(self) -> tuple[str, ...]:
+        """Models that every process of gpu_mode=data_parallel holds a copy of; none where one process does it all."""
+        return self.decoders() if self.sweep == "live" and self.transport == "inproc" else ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class WhatIfConfig(SpecDecConfig):

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 def run(cfg: RunConfig, ctx: RunContext) -> Result:
     """Decode what is not decoded yet, then aggregate over all samples."""
     # torch comes with these; a job that is finished already never gets here
+    from edgecloud import page
     from edgecloud.batch import in_lanes
     from edgecloud.clock import calibration, clock_of
     from edgecloud.live import Live
@@ -105,6 +106,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     finally:
         if pair.line is not None:
             pair.line.close()
+    page.write(ctx.folder / "samples.html", ok(ctx.samples), pair.tokenizer)
     facts: dict[str, Any] = {"mode": mode(task), "models": pair.facts, **(replay.facts if replay else {})}
     if clock is not None:
         compared = calibration([row["compute_s"] for row in ok(ctx.samples)])

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MODELS = ("edge", "cloud")
 Tokens = tuple[int, ...]
+TOKEN, NUMBER = (int,), (int, float)
+PROPOSAL, ANSWER = (TOKEN, NUMBER, NUMBER, NUMBER), (TOKEN, TOKEN, NUMBER)
+"""What JSON makes of the fields of `Proposal` and `Answer`."""
 
 
 class Proposal(NamedTuple):
@@ -220,7 +223,7 @@ class Trace:
             return
         try:
             self._take_row(json.loads(line))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"The trace {self.path}, line {self._line} is broken ({error}); delete that line, and what it held is "
                 "recorded again."
@@ -230,7 +233,9 @@ class Trace:
         try:
             header = json.loads(line)
             version, made_of, about = header["edgecloud_trace"], header["made_of"], header["about"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(made_of, dict) or not isinstance(about, dict):
+                raise ValueError("no objects")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if b'{"edgecloud_trace": '.startswith(line[:20]):
                 return  # torn; the caller says so
             raise UserError(f"{self.path} is not a trace; give another file in task.trace, or none.") from error
@@ -238,7 +243,9 @@ class Trace:
             raise UserError(f"The trace {self.path} has version {version}, this one reads {VERSION}; record it again.")
         differs = sorted(key for key in {*made_of, *self.made_of} if made_of.get(key) != self.made_of.get(key))
         if differs:
-            told = ", ".join(f"{key} {_short(made_of.get(key))} and not {_short(self.made_of[key])}" for key in differs)
+            told = ", ".join(
+                f"{key} {_short(made_of.get(key))} and not {_short(self.made_of.get(key))}" for key in differs
+            )
             raise UserError(f"The trace {self.path} is of other models or data ({told}); give another task.trace.")
         self.about = about
 
@@ -249,25 +256,39 @@ class Trace:
                 SampleTrace(
                     id=row["id"],
                     asked=row["asked"],
-                    prompt=list(row["prompt"]),
-                    features_ms=row["features_ms"],
-                    sound=tuple(row["sound"]) if row["sound"] else None,
+                    prompt=_all(row["prompt"], TOKEN),
+                    features_ms=None if row["features_ms"] is None else _typed([row["features_ms"]], NUMBER)[0],
+                    sound=_typed(row["sound"], TOKEN, TOKEN) if row["sound"] else None,
                 )
             )
         sample.known = True
         path: list[Node] = [sample.root]
         for shared, tokens, proposal, answer in row["facts"]:
+            if shared not in range(len(path)):
+                raise ValueError(f"a fact begins after {shared} tokens of one that has {len(path) - 1}")
             del path[shared + 1 :]
-            for token in tokens:
+            for token in _all(tokens, TOKEN):
                 path.append(path[-1].child(token))
             node = path[-1]
-            node.proposal = node.proposal or (Proposal(*proposal) if proposal else None)
-            node.answer = node.answer or (Answer(*answer) if answer else None)
-        for name, (n, seconds) in row["first"].items():
-            sample.first.setdefault(name, (n, seconds))
+            node.proposal = node.proposal or (Proposal(*_typed(proposal, *PROPOSAL)) if proposal else None)
+            node.answer = node.answer or (Answer(*_typed(answer, *ANSWER)) if answer else None)
+        for name, call in row["first"].items():
+            sample.first.setdefault(name, _typed(call, TOKEN, NUMBER))
         for name, calls in row["calls"].items():
-            for n, seconds in calls:
-                self.costs[name].add(n, seconds)
+            for call in calls:
+                self.costs[name].add(*_typed(call, TOKEN, NUMBER))
+
+
+def _all(values: list[Any], kinds: tuple[type, ...]) -> list[Any]:
+    """The values, every one of these kinds."""
+    return [*_typed(values, *[kinds] * len(values))]
+
+
+def _typed(values: list[Any], *kinds: tuple[type, ...]) -> tuple[Any, ...]:
+    """The values, each of its kinds; raises `ValueError` where one is not. True is no number."""
+    if not all(type(value) in kind for value, kind in zip(values, kinds, strict=True)):
+        raise ValueError(f"{_short(values)} is of the wrong type")
+    return tuple(values)
 
 
 def _facts(nodes: dict[Tokens, Node]) -> Iterable[list[Any]]:
@@ -310,6 +331,6 @@ def read_trace(path: Path) -> Trace | None:
     with path.open(encoding="utf-8") as file:
         try:
             made_of = json.loads(file.readline())["made_of"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             made_of = {}  # reading it says what is wrong
     return open_trace(path, made_of)

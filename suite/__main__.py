@@ -16,7 +16,15 @@ from suite.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = parser().parse_args(arguments)
-    commands = {"doctor": doctor, "ls": ls, "table": table, "report": report, "diff": diff}
+    commands = {
+        "doctor": doctor,
+        "ls": ls,
+        "table": table,
+        "report": report,
+        "diff": diff,
+        "workspace": workspace,
+        "plan": plan,
+    }
     try:
         return commands[options.command](options)
     except UserError as error:
@@ -36,13 +44,24 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("doctor", help="check this machine: Python, torch, GPU, memory, disk, cache, trackers")
     commands.add_parser("ls", help="list the recorded jobs, the newest last")
-    commands.add_parser("table", parents=[sweep], help="print a sweep; write table.csv and table.parquet beside it")
+    shown = commands.add_parser("table", parents=[sweep], help="print a sweep; write table.csv and table.parquet")
+    shown.add_argument("--latex", action="store_true", help="print a booktabs table for a paper instead")
     page = commands.add_parser("report", parents=[sweep], help="write report.html (and the tables) beside a sweep")
     page.add_argument("--figure", metavar="FILE", type=Path, help="also write the figure by itself, as an SVG")
     page.add_argument("--plot", metavar="X,Y", type=_names, help="the two metrics of the figure")
+    view = commands.add_parser("workspace", help="print the wandb workspace of a sweep as JSON, or save it")
+    view.add_argument("sweep", nargs="?", metavar="SWEEP", help="folder of a sweep (default: the newest)")
+    view.add_argument("--entity", metavar="NAME", required=True, help="wandb user or team")
+    view.add_argument("--project", metavar="NAME", default="suite", help="wandb project (default: suite)")
+    view.add_argument("--group", metavar="NAME", help="tracker.group of the sweep, if it was given")
+    view.add_argument("--save", action="store_true", help="save it on the server and print its address")
     two = commands.add_parser("diff", help="what differs between two jobs")
     for name in ("a", "b"):
         two.add_argument(name, metavar=name.upper(), help="job folder, or the first 8 digits of a fingerprint")
+    cards = commands.add_parser(
+        "plan", help="which model would go on which card, e.g. models=qwen2_5 hardware=rtx3060x8"
+    )
+    cards.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of models, hardware and gpu_mode")
     return top
 
 
@@ -79,6 +98,11 @@ def table(options: argparse.Namespace) -> int:
     from suite.report.table import show_sweep
 
     folder = _sweep(options)
+    if options.latex:
+        from suite.report.latex import latex
+
+        print(latex(folder, metrics=options.metrics), end="")
+        return 0
     show_sweep(folder, baseline=options.baseline, metrics=options.metrics)
     print(*write_table(folder), sep="\n")
     return 0
@@ -101,11 +125,13 @@ def report(options: argparse.Namespace) -> int:
 
 def _write_figure(folder: Path, axes: tuple[str, str] | None, target: Path) -> None:
     from suite.report.collect import read_sweep
-    from suite.report.plot import plot
+    from suite.report.plot import figure
 
-    svg = plot(read_sweep(folder), axes)
+    svg = figure(read_sweep(folder), axes)
     if svg is None:
-        raise UserError(f"--figure {target}: {folder} has no setting swept over numbers, so there is no figure.")
+        raise UserError(
+            f"--figure {target}: {folder} has no two jobs with two metrics in common, so there is no figure."
+        )
     target.write_text(svg, encoding="utf-8")
 
 
@@ -115,6 +141,25 @@ def diff(options: argparse.Namespace) -> int:
     from suite.report.table import show_difference
 
     show_difference(locate(options.root, options.a), locate(options.root, options.b))
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print where each gpu_mode would put the models."""
+    from suite.models.forecast import forecast
+
+    print(*forecast(options.overrides), sep="\n")
+    return 0
+
+
+def workspace(options: argparse.Namespace) -> int:
+    """Print what a wandb workspace of a sweep would be, or save it."""
+    from suite.tracking.schema import TrackerConfig
+    from suite.tracking.workspace import specification, workspace_of
+
+    cfg = TrackerConfig(name="wandb", entity=options.entity, project=options.project, group=options.group)
+    view = workspace_of(cfg, _sweep(options))
+    print(view.save().url if options.save else specification(view))
     return 0
 
 

@@ -19,7 +19,8 @@ from suite.models.spec import ModelConfig
 from suite.tracking.schema import TrackerConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-UNTRACKED = ("tracker", "verbose", "output_name", "strict", "retry_failed")  # change no number, so not in a fingerprint
+UNTRACKED = ("tracker", "verbose", "output_name", "strict", "retry_failed", "dry_run")
+"""What changes no number, and so is not in a fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class RunConfig:
     """Stop at the first sample that fails instead of recording it and going on."""
     retry_failed: bool = False
     """Run a job whose record says `failed` once more."""
+    dry_run: bool = False
+    """List the jobs with what they will take, and run nothing."""
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**63 - 1)
@@ -130,6 +133,8 @@ def explain(error: BaseException) -> str:
     """One sentence for an error Hydra or OmegaConf raised, with the nearest legal name where a name is wrong."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.filename:  # Hydra's own errors of a missing choice are OSErrors too
+        return f"Cannot use {error.filename} ({error.strerror}); make room or choose another folder."
     cause = error.__cause__ or error
     text = f"{error}\n{cause}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.parent_node is not None:

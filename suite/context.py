@@ -18,6 +18,7 @@ from suite.errors import UserError
 from suite.hardware.meters import Meter
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import Loaded, load, place
+from suite.processes import Share
 from suite.progress import Progress
 from suite.records import SampleLog
 from suite.rng import generator
@@ -49,6 +50,8 @@ class RunContext:
     siblings: tuple[RunConfig, ...] = ()
     """Configurations of all jobs of the sweep, this one's too, where this process knows them; what they share can be
     computed once."""
+    share: Share | None = None
+    """This process's part of the samples, where several processes run the job."""
 
     def model(self, name: str, hardware: HardwareConfig) -> Loaded:
         """The model `models.<name>`, warm if an earlier job of this process loaded it.
@@ -88,8 +91,12 @@ class RunContext:
             workers: threads that work at the same time.
             stop: makes the `work` of all threads end soon; called when the run ends early.
         """
+
+        def made(some: Sequence[S]) -> Generator[dict[str, Any], None, None]:
+            return self._in_threads(some, work, workers, stop) if workers > 1 else (self._row(i, work) for i in some)
+
         todo = [item for item in items if item.id not in self.samples]
-        rows = self._in_threads(todo, work, workers, stop) if workers > 1 else (self._row(i, work) for i in todo)
+        rows = made(todo) if self.share is None else self.share.rows(todo, lambda some: [*made(some)], workers)
         done = len(items) - len(todo)
         if done:
             log.info("%s: %d of %d samples are done already", label, done, len(items))

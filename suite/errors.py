@@ -14,6 +14,10 @@ class ConfigError(UserError):
     """A configuration value that cannot be run."""
 
 
+class JobsFailed(UserError):
+    """A sweep went through, and some of its jobs failed."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` when a known name is close, else the empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

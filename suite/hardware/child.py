@@ -53,7 +53,7 @@ class Applied:
 
 def serve(pipe: Connection, limits: Limits, parent: int) -> None:
     """Apply the limits, say which hold, then answer jobs until the pipe closes."""
-    _die_with(parent)
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     applied = _apply(limits)
     pipe.send_bytes(pickle.dumps(applied))
@@ -65,7 +65,7 @@ def serve(pipe: Connection, limits: Limits, parent: int) -> None:
         pipe.send_bytes(_answer(job, applied.threads, limits))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """End this process when its parent ends, by whatever signal. Elsewhere than on Linux: at the end of its job."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.hardware.machine import describe
-from suite.tracking.tracker import scrub
+from suite.tracking.secrets import command_line
 
 PACKAGES = (
     *("torch", "transformers", "hydra-core", "evaluate", "sacrebleu", "bert-score", "jieba", "soundfile", "soxr"),
@@ -40,12 +40,6 @@ def packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def command_line(arguments: list[str]) -> list[str]:
-    """The command as typed, values of anything that looks like a secret masked."""
-    parts = [argument.partition("=") for argument in arguments]
-    return [f"{key}={scrub(value, key.lstrip('+'))}" if equals else str(scrub(key)) for key, equals, value in parts]
 
 
 def provenance() -> dict[str, Any]:

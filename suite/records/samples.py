@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import UserError
+from suite.records.shape import check_row
+from suite.strict_json import parse
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -19,16 +21,18 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         complete = number < len(lines)
         if not line:
             continue
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or "id" not in row:
-                raise ValueError("no id")
+            row = parse(line)
+            check_row(row)
+            if complete and row["id"] in seen:
+                raise ValueError(f"the sample {row['id']!r} is there twice")
         except ValueError as error:
             if not complete:
                 break
@@ -36,6 +40,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number} is not a sample ({error}); delete that line to compute the sample again."
             ) from error
         if complete:
+            seen.add(row["id"])
             rows.append(row)
     return rows
 

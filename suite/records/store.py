@@ -19,6 +19,8 @@ from typing import Any
 
 from suite.errors import UserError
 from suite.records.samples import SampleLog, encode, read_samples, writing
+from suite.records.shape import check_record
+from suite.strict_json import parse
 
 SCHEMA = 1
 OWNER = ".fingerprint"
@@ -57,8 +59,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse(path.read_bytes())
         schema = record["schema"]
+        if schema == SCHEMA:
+            check_record(record)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a record ({error}); delete it and give the same command again.") from error
     if schema != SCHEMA:
@@ -86,6 +90,15 @@ class Job:
         return record
 
 
+def home(index: Path, mark: str) -> Path | None:
+    """The folder that holds the samples of the job with fingerprint `mark`; None where it never ran or is deleted."""
+    try:
+        folder = Path((index / mark[:32]).read_text(encoding="utf-8"))
+        return folder if (folder / OWNER).read_text(encoding="utf-8") == mark else None
+    except (OSError, ValueError):  # there is none, or what it says leads nowhere
+        return None
+
+
 @contextmanager
 def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -> Iterator[Job]:
     """Make `folder` the home of the job with fingerprint `mark` while the block runs.
@@ -99,38 +112,40 @@ def claim(folder: Path, index: Path, mark: str, *, retry_failed: bool = False) -
     Raises:
         UserError: the same job is running in another process, or `folder` is another job's.
     """
-    index.mkdir(parents=True, exist_ok=True)
     entry = index / mark[:32]
-    with (index / f"{mark[:32]}.lock").open("w") as lock:
+    with writing(index):
+        index.mkdir(parents=True, exist_ok=True)
+        lock = (index / f"{mark[:32]}.lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            where = entry.read_text() if entry.exists() else "another folder"
+            where = entry.read_text(errors="replace") if entry.exists() else "another folder"
             raise UserError(f"This very job is running already, in {where}; wait for it or stop it first.") from None
         _own(folder, mark)
-        earlier = Path(entry.read_text()) if entry.exists() else None
-        record = _take_over(earlier, folder, mark, retry_failed) if earlier else None
+        earlier = home(index, mark)
+        record = _take_over(earlier, folder, retry_failed) if earlier else None
         write_atomic(entry, str(folder.resolve()))
         yield Job(folder, mark, record)
 
 
 def _own(folder: Path, mark: str) -> None:
     """Note whose folder it is: samples of two configurations must never mix where the user names the folder."""
-    try:
-        with (folder / OWNER).open("x") as file:
-            file.write(mark)
-    except FileExistsError:
-        if (folder / OWNER).read_text() != mark:
-            raise UserError(
-                f"{folder} holds the samples of another configuration; give this job a folder of its own."
-            ) from None
+    path = folder / OWNER
+    with writing(path), path.open("a+", encoding="utf-8", errors="replace") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        found = file.read()
+        if not mark.startswith(found):
+            raise UserError(f"{folder} holds the samples of another configuration; give this job a folder of its own.")
+        file.write(mark[len(found) :])  # all of it, or what a kill cut off
 
 
-def _take_over(earlier: Path, folder: Path, mark: str, retry_failed: bool) -> dict[str, Any] | None:
-    """Copy an earlier run's samples, and its record, plots and pages if all is done; a deleted folder is no run."""
-    if not (earlier / OWNER).is_file() or (earlier / OWNER).read_text() != mark:
-        return None
+def _take_over(earlier: Path, folder: Path, retry_failed: bool) -> dict[str, Any] | None:
+    """Copy an earlier run's samples, and its record, plots and pages if all is done."""
     record = read_record(earlier)
+    if record is not None and record["fingerprint"] != (earlier / OWNER).read_text(encoding="utf-8"):
+        raise UserError(f"{earlier / 'record.json'} is of another job; delete it and give the same command again.")
     rows = read_samples(earlier / "samples.jsonl")
     good = [row for row in rows if not row["error"]]
     retry = record is not None and retry_failed and (record["status"] == "failed" or len(good) < len(rows))

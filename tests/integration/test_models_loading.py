@@ -128,7 +128,7 @@ def test_draft_takes_its_donors_tokenizer(tiny: ModelConfig, tmp_path: Path) -> 
 
 
 def test_place_without_a_gpu(tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_visible_cards", list)
+    monkeypatch.setattr(loading, "_visible_cards", lambda wanted: [])
     assert place(tiny, hardware=LOCAL, gpu_mode=GpuModeConfig(name="auto")).replicas == (CPU,)
     with pytest.raises(UserError, match="no GPU is visible"):
         place(tiny, hardware=HardwareConfig(device="cuda"), gpu_mode=GpuModeConfig())
@@ -136,7 +136,7 @@ def test_place_without_a_gpu(tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch)
 
 def test_place_weighs_the_model_and_stays_where_it_was(tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [CardMemory(index=0, free_gb=9.0), CardMemory(index=1, free_gb=8.0)]
-    monkeypatch.setattr(loading, "_visible_cards", lambda: free)
+    monkeypatch.setattr(loading, "_visible_cards", lambda wanted: free)
     monkeypatch.setattr(loading.precision, "_has_bfloat16", lambda device: True)
     monkeypatch.setattr(sources, "weights_gb", lambda folder, weight: 6.0 * weight)  # 6e9 weights
     place_ = {"hardware": LOCAL, "gpu_mode": GpuModeConfig(name="auto")}

@@ -14,6 +14,7 @@ from edgecloud import analysis
 from edgecloud.analysis import Point, auroc, expected_tokens, explained, front, reason, recommended, signals
 from edgecloud.plots import draw
 from edgecloud.trace import Answer, Proposal, SampleTrace
+from tests.unit.test_report import make_record
 
 
 def at(calls: float, quality: float, half: float = 0.1, **changes: Any) -> Point:
@@ -106,8 +107,7 @@ def test_the_plots_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> No
 
 
 def test_a_sweep_without_speculation_is_left_alone(tmp_path: Path) -> None:
-    record = {"schema": 1, "fingerprint": "f", "status": "completed", "metrics": {}, "facts": {}, "overrides": []}
-    record |= {"config": {"task": {"method": "cloud"}}, "task": "specdec", "started_at": ""}
+    record = make_record(metrics={}, config={"task": {"method": "cloud"}}, overrides=[])
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "record.json").write_text(json.dumps(record))
     analysis.analyse(tmp_path)

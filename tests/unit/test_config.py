@@ -84,7 +84,10 @@ def test_every_choice_of_every_group_composes_and_is_typed(compose: Compose, cho
 # ---- mistakes: golden sentences ----
 
 TASK = f"Known: {', '.join(sorted(field.name for field in fields(SpecDecConfig)))}."
-TOP = "Known: dataset, gpu_mode, hardware, models, output_name, retry_failed, seed, strict, task, tracker, verbose."
+TOP = (
+    "Known: dataset, dry_run, gpu_mode, hardware, models, output_name, retry_failed, seed, strict, task, tracker, "
+    "verbose."
+)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,7 @@ def test_identity_leaves_out_what_changes_no_number(compose: Compose) -> None:
         "output_name",
         "strict",
         "retry_failed",
+        "dry_run",
     }
 
 

@@ -20,9 +20,11 @@ from suite.errors import UserError
 from suite.records import Job, SampleLog, claim, fingerprint
 from suite.records.samples import read_samples
 from suite.records.store import SCHEMA, read_record, write_atomic
+from tests.unit.test_report import make_record
 
 ROOT = Path(launch.__file__).parent
 MARK = "a" * 64
+RECORD = {key: value for key, value in make_record(metrics={}).items() if key not in ("schema", "fingerprint")}
 
 
 def row(name: str, status: str = "ok") -> dict[str, Any]:
@@ -39,19 +41,32 @@ def lines(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("torn", ['{"id": "b"', '{"id": "b"}', '{"id": "naï'.encode()[:-1], b"\0\0\0"], ids=range(4))
 def test_a_torn_last_line_is_forgiven_and_dropped_before_the_next_append(tmp_path: Path, torn: str | bytes) -> None:
     path = tmp_path / "samples.jsonl"
-    path.write_bytes(b'{"id": "a"}\n' + (torn if isinstance(torn, bytes) else torn.encode()))
+    whole = f"{json.dumps(row('a'))}\n".encode()
+    path.write_bytes(whole + (torn if isinstance(torn, bytes) else torn.encode()))
     assert [sample["id"] for sample in read_samples(path)] == ["a"]
     log = SampleLog(path)
     assert "a" in log and "b" not in log
     log.append(row("c"))
     log.close()
-    assert lines(path) == [{"id": "a"}, row("c")]
+    assert lines(path) == [row("a"), row("c")]
 
 
-@pytest.mark.parametrize("broken", [b'{"id": "b"', b"[1]", b'{"text": "no id"}', b'{"id": "\xff"}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"id": "b"',
+        b"[1]",
+        b'{"status": "ok", "error": null}',
+        b'{"id": "\xff", "status": "ok", "error": null}',
+        b'{"id": "b", "error": null}',
+        b'{"id": "b", "status": "ok", "error": null, "metrics": {"x": NaN}}',
+        b'{"id": "a", "status": "ok", "error": null}',
+    ],
+)
 def test_any_other_broken_line_names_file_and_line(tmp_path: Path, broken: bytes) -> None:
     path = tmp_path / "samples.jsonl"
-    whole = b'{"id": "a"}\n' + broken + b'\n{"id": "c"}\n'
+    first, last = (json.dumps(row(name)).encode() for name in "ac")
+    whole = first + b"\n" + broken + b"\n" + last + b"\n"
     path.write_bytes(whole)
     with pytest.raises(UserError, match=r"samples\.jsonl, line 2 is not a sample .*; delete that line"):
         SampleLog(path)
@@ -246,7 +261,7 @@ def leave(where: Path, index: Path, status: str | None, *rows: dict[str, Any]) -
             for one in rows:
                 log.append(one)
         if status:
-            job.finish({"status": status, "error": None})
+            job.finish({**RECORD, "status": status})
 
 
 def test_a_finished_job_is_reused_with_its_samples(tmp_path: Path, job_folder: Path, index: Path) -> None:
