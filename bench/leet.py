@@ -1,7 +1,7 @@
 """The picture of docs/dashboards.md: a sweep of six jobs in `wandb leet`, captured from a real terminal session.
 
-`python -m bench.leet` runs the sweep and writes docs/wandb_leet.svg; `python -m bench.leet FOLDER` shows the wandb/
-folder of a sweep of yours instead.  Needs pyte, of the extra `dev`.
+`python -m bench.leet docs/wandb_leet.svg` runs the sweep and writes the picture; a folder named after it shows the
+wandb/ folder of a sweep of yours instead.  Needs pyte, of the extra `dev`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from rich.style import Style
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "wandb_leet.svg"
 COLUMNS, ROWS = 150, 40
 SWEEP = ("task=argo", "task.mode=small", "task.strategy=always_reason,always_retrieve,fixed_k", "task.cost_ratio=1,5")
 DOWN = "\x1b[B"
@@ -37,12 +36,12 @@ NAMES = {"brown": "yellow", "default": None}  # what pyte calls a colour -> what
 def main() -> None:
     """Run the sweep if no folder is named, capture, write the picture."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else run_sweep(Path(scratch))
+        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else run_sweep(Path(scratch))
         runs = len([*folder.glob("wandb/*run-*/")])  # the first in the list is that of the whole sweep, without curves
         screen = capture(folder, [" ", *[DOWN, " "] * (runs - 1)])
     hide(screen, f"{folder.resolve()}/")
-    PICTURE.write_text(draw(screen), encoding="utf-8")
-    print(PICTURE.relative_to(ROOT))
+    Path(sys.argv[1]).write_text(draw(screen), encoding="utf-8")
+    print(sys.argv[1])
 
 
 def run_sweep(folder: Path) -> Path:

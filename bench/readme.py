@@ -16,12 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = "docs/specdec_tuning.svg"
+TERMINAL = "docs/wandb_leet.svg"
 PREPARE = (
     "launch.py -m experiment=specdec_tuning",
     f"-m suite report --plot cloud_call_rate,cider --figure {PICTURE}",
     "launch.py experiment=specdec_what_if hydra.run.dir=outputs/readme_what_if",
     "launch.py experiment=argo_graphs task.mode=full dataset.difficulty=mixed hydra.run.dir=outputs/readme_argo",
     "launch.py experiment=controller_all hydra.run.dir=outputs/readme_controller",
+    f"-m bench.leet {TERMINAL}",
     "launch.py -m experiment=specdec_three_way",
 )
 PICTURES = {

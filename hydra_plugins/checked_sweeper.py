@@ -71,7 +71,7 @@ class CheckedSweeper(BasicSweeper):
             show_sweep(job.siblings[0].tracker, self.folder)
         failed = [job.folder for number, job in self.jobs.items() if number not in self.completed]
         if failed:
-            logs = "".join(f"\n  {folder / self.config.hydra.job.name}.log" for folder in failed)
+            logs = "".join(f"\n  {folder.absolute() / self.config.hydra.job.name}.log" for folder in failed)
             raise JobsFailed(f"{len(failed)} of {len(self.jobs)} jobs failed; the rest is kept. Their logs:{logs}")
 
     def candidates(self, overrides: list[Override]) -> list[list[str]]:
@@ -139,19 +139,18 @@ class CheckedSweeper(BasicSweeper):
     def _reused(self, job: SweepJob, watch: Watch) -> bool:
         """Fill the job's folder from the record of an earlier run as if it had run; False where there is none."""
         from suite.job import reuse
-        from suite.tracking.secrets import mask_files
 
+        assert job.plan is not None  # else nobody could know that it was finished
         hidden = job.folder / ".hydra"
         hidden.mkdir(parents=True, exist_ok=True)
         try:
-            record = reuse(job.cfg, job.folder, list(job.overrides), self.folder.as_posix())
+            record = reuse(job.plan, job.folder, self.folder.as_posix())
         except UserError:
             return False  # the launched job tells
         if record is None:
             return False
-        OmegaConf.save(job.cfg, hidden / "config.yaml")
-        OmegaConf.save(list(job.overrides), hidden / "overrides.yaml")
-        mask_files(hidden)
+        OmegaConf.save(OmegaConf.create(job.plan.head["config"]), hidden / "config.yaml")
+        OmegaConf.save(job.plan.head["overrides"], hidden / "overrides.yaml")
         self.completed.add(job.number)
         watch.reused(job, record)
         return True

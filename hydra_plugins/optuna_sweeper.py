@@ -29,7 +29,7 @@ class OptunaSweeper(CheckedSweeper):
 
     def __init__(
         self,
-        objectives: dict[str, str],
+        objectives: dict[str, str] | None,
         n_trials: int,
         max_batch_size: int | None,
         seed: int,
@@ -40,7 +40,7 @@ class OptunaSweeper(CheckedSweeper):
         if find_spec("optuna") is None:
             raise UserError("This sweeper needs optuna: pip install 'edgebench[optuna]'.")
         if not objectives:
-            raise ConfigError("hydra.sweeper.objectives is empty; name metrics, such as {bleu: maximize}.")
+            raise ConfigError("hydra.sweeper.objectives is not set; name metrics, such as {bleu: maximize}.")
         for name, direction in objectives.items():
             check_choice(f"hydra.sweeper.objectives.{name}", str(direction), DIRECTIONS)
         check_range("hydra.sweeper.n_trials", n_trials, 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -89,7 +88,6 @@ class JoblibLauncher(PoolLauncher):
         if n_jobs is not None and n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs={n_jobs} must be at least 1.")
         self.n_jobs = n_jobs
-        self.locks = tempfile.TemporaryDirectory(prefix="cards-")
 
     def statuses(self, works: list[Work]) -> Iterator[str]:
         """See `PoolLauncher.statuses`."""
@@ -99,8 +97,11 @@ class JoblibLauncher(PoolLauncher):
 
         cards = visible_cards()
         n_jobs = self.n_jobs or len(cards) or max(1, (os.cpu_count() or 1) // 2)
-        shared = cards if len(cards) > 1 else ()
-        sent = [replace(work, cards=shared, locks=self.locks.name) for work in works]
+        sent = works
+        if len(cards) > 1:
+            locks = Path(self.config.hydra.sweep.dir).absolute() / ".cards"
+            locks.mkdir(exist_ok=True)
+            sent = [replace(work, cards=cards, locks=str(locks)) for work in works]
         done = 0
         try:
             for status in Parallel(n_jobs, batch_size=1, return_as="generator")(delayed(run_one)(w) for w in sent):

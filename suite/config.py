@@ -131,8 +131,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 def explain(error: BaseException) -> str:
     """One sentence for an error Hydra or OmegaConf raised, with the nearest legal name where a name is wrong."""
-    if isinstance(error, UserError):
-        return str(error)
+    for said in (error, error.__cause__):  # Hydra wraps what a launcher or sweeper of ours says
+        if isinstance(said, UserError):
+            return str(said)
     if isinstance(error, OSError) and error.filename:  # Hydra's own errors of a missing choice are OSErrors too
         return f"Cannot use {error.filename} ({error.strerror}); make room or choose another folder."
     cause = error.__cause__ or error

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from suite.config import RunConfig, identity, plain, typed
 from suite.context import RunContext
-from suite.errors import ConfigError
+from suite.errors import ConfigError, UserError
 from suite.hardware.limits import worker
 from suite.models.loading import keep_only, place_copies
 from suite.models.plan import GpuModeConfig
@@ -72,14 +72,13 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Plan:
     return Plan(config=config, mark=fingerprint(identity(cfg), revisions, data), head=head)
 
 
-def reuse(cfg: DictConfig, folder: Path, overrides: list[str], sweep: str) -> dict[str, Any] | None:
+def reuse(known: Plan, folder: Path, sweep: str) -> dict[str, Any] | None:
     """The record of a job completed before, brought into `folder`; None when there is work to do."""
-    job_plan = plan(cfg, overrides)
-    with claim(folder, INDEX, job_plan.mark, retry_failed=job_plan.config.retry_failed) as job:
+    with claim(folder, INDEX, known.mark, retry_failed=known.config.retry_failed) as job:
         if job.record is None or job.record["status"] != "completed":
             return None
-        _write_reference_view(folder, job.record, job_plan.head["name"])
-        _track_again(job_plan.config, job, job.record, sweep)
+        _write_reference_view(folder, job.record, known.head["name"])
+        _track_again(known.config, job, job.record, sweep)
         return job.record
 
 
@@ -123,17 +122,29 @@ def run_job(
                 )
             child = worker(config.hardware)
             record = child.run(execute, config, job, head | {"limits": asdict(child.applied)}, entry, sweep)
-        elif len(copies := processes(config)) > 1:
-            log.info("%d processes, each with its own copy of the models", len(copies))
-            head["processes"] = len(copies)
-            record = team(len(copies)).run(execute_share, copies, config, job, head, entry, sweep)
         else:
-            record = execute(config, job, head, entry, sweep)
+            record = _execute_in_processes(config, job, head, entry, sweep)
         if record["status"] == "completed":
             _write_reference_view(folder, record, head["name"])
             if found:
                 _track_again(config, job, record, sweep)
     return record, found
+
+
+def _execute_in_processes(
+    config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep: str | None
+) -> dict[str, Any]:
+    """`execute` here, or in as many processes as the models' placement asks for."""
+    try:
+        copies = processes(config)
+    except UserError as error:  # a job that failed like any other, with a record that says why
+        return execute(config, job, head, entry, sweep, refused=error)
+    if len(copies) == 1:
+        return execute(config, job, head, entry, sweep)
+    log.info("%d processes, each with its own copy of the models", len(copies))
+    head["processes"] = len(copies)
+    record: dict[str, Any] = team(len(copies)).run(execute_share, copies, config, job, head, entry, sweep)
+    return record
 
 
 def _write_reference_view(folder: Path, record: dict[str, Any], name: str) -> None:
@@ -180,9 +191,29 @@ def execute_share(
 
 
 def execute(
-    config: RunConfig, job: Job, head: dict[str, Any], entry: str, sweep: str | None, share: Share | None = None
+    config: RunConfig,
+    job: Job,
+    head: dict[str, Any],
+    entry: str,
+    sweep: str | None,
+    share: Share | None = None,
+    *,
+    refused: UserError | None = None,
 ) -> dict[str, Any]:
-    """Run the task and write its record; top-level, so that it can run in another process."""
+    """Run the task and write its record; top-level, so that it can run in another process.
+
+    Args:
+        config: of the job.
+        job: claimed.
+        head: what the record begins with.
+        entry: the task, as `module:function`.
+        sweep: name of the sweep this job belongs to.
+        share: this process's part, where several run the job.
+        refused: why the task cannot even begin.
+
+    Raises:
+        Exception: whatever the task raised; the record says so.
+    """
     level = logging.WARNING if os.environ.get(QUIET) else logging.INFO
     logging.basicConfig(level=level, format="[%(asctime)s][%(levelname)s] %(message)s")  # no-op where set up
     keep_only(config.models.values())  # a sweep over models must not pile them up
@@ -202,6 +233,8 @@ def execute(
                 siblings=tuple(siblings),
                 share=share,
             )
+            if refused is not None:
+                raise refused
             result = run(config, context)
         except Exception as error:  # whatever broke, the record says so before the error goes on
             failure = error

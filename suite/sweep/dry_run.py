@@ -27,7 +27,11 @@ def show_dry_run(jobs: Sequence[SweepJob], console: Console | None = None) -> No
     """Print the jobs, exact figures where a record has them, `~` estimates by similar jobs elsewhere, and a total."""
     out, known = console or Console(), past()
     rows, shared = standings(jobs), in_common(jobs)
-    estimates = {row.job.number: known.estimate(row.job.cfg) for row in rows if row.to_run}
+    estimates = {
+        row.job.number: known.estimate(row.job.plan.head["config"]) if row.job.plan else None
+        for row in rows
+        if row.to_run
+    }
     named = dict.fromkeys(name for row in rows for name in _costs(row, estimates.get(row.job.number)))
     table = Table(header_style="bold")
     for name in ("job", "overrides", "state", "time", *named):

@@ -12,9 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from omegaconf import DictConfig
-
-from suite.config import UNTRACKED, identity
+from suite.config import UNTRACKED
 from suite.errors import UserError
 from suite.job import INDEX
 from suite.records.store import read_record
@@ -46,13 +44,16 @@ class Experience:
         self._known: dict[str, list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
         for record in records:
             if record["status"] == "completed" and record["samples"]["completed"]:
-                config = {key: value for key, value in record["config"].items() if key not in UNTRACKED}
-                settings = flatten(config)
+                settings = _settings(record["config"])
                 self._known.setdefault(_frame(settings), []).append((settings, record))
 
-    def estimate(self, cfg: DictConfig) -> Estimate | None:
-        """By the nearest jobs, scaled to the number of samples; None where nothing comparable has finished."""
-        settings = flatten(identity(cfg))
+    def estimate(self, config: Mapping[str, Any]) -> Estimate | None:
+        """By the nearest jobs, scaled to the number of samples; None where nothing comparable has finished.
+
+        Args:
+            config: of the job, as its record will hold it.
+        """
+        settings = _settings(config)
         near = [
             (_distance(settings, other), scale, record)
             for other, record in self._known.get(_frame(settings), ())
@@ -89,6 +90,10 @@ def past() -> Experience:
         if record is not None:
             found.append(record)
     return Experience(found)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten({key: value for key, value in config.items() if key not in UNTRACKED})
 
 
 def _frame(settings: Mapping[str, Any]) -> str:

@@ -24,7 +24,6 @@ class SweepJob:
     number: int
     overrides: tuple[str, ...]
     folder: Path
-    cfg: DictConfig
     plan: Plan | None
     """None where a model or data set cannot be found: the job says so when it runs."""
 
@@ -67,7 +66,7 @@ def sweep_job(number: int, overrides: Sequence[str], folder: Path, cfg: DictConf
         known = plan(cfg, list(kept))
     except UserError:
         known = None
-    return SweepJob(number=number, overrides=kept, folder=folder, cfg=cfg, plan=known)
+    return SweepJob(number=number, overrides=kept, folder=folder, plan=known)
 
 
 def standings(jobs: Sequence[SweepJob]) -> list[Standing]:

@@ -140,7 +140,7 @@ class Watch:
             if fresh:  # outside the lock: the first look at thousands of records takes a while
                 known = known or past()
                 for row in fresh:
-                    estimate = known.estimate(row.job.cfg)
+                    estimate = known.estimate(row.job.plan.head["config"]) if row.job.plan else None
                     row.estimate_s = estimate.wall_s if estimate else 0.0
             if self._live is not None:
                 self._live.update(self._table(), refresh=True)

@@ -54,8 +54,10 @@ def test_a_job_writes_record_samples_and_the_reference_view(
         "launch.log",
         "mine.json",
         "record.json",
+        "samples.html",
         "samples.jsonl",
     }
+    assert 'class="accepted"' in (job / "samples.html").read_text()
     assert (record["status"], record["error"], record["samples"]) == ("completed", None, {"completed": 6, "failed": 0})
     assert (job / ".fingerprint").read_text() == record["fingerprint"]
     assert record["config"]["task"]["max_new_tokens"] == 24 and "task.max_new_tokens=24" in record["overrides"]

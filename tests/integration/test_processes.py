@@ -127,6 +127,8 @@ def test_killed_it_leaves_no_process_and_goes_on_where_it_was(here: Here, argume
         running.wait()
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=10)
+    for one in alive:
+        one.kill()
     assert alive == []
     kept = rows()
     job = here.job(*arguments, *TWO)

@@ -12,7 +12,7 @@ from bench import readme
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MADE = {ROOT / readme.PICTURE, *(ROOT / "docs" / name for name in readme.PICTURES.values())}
+MADE = {ROOT / readme.PICTURE, ROOT / readme.TERMINAL, *(ROOT / "docs" / name for name in readme.PICTURES.values())}
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*\bsrc=[\"']([^\"']+)|<source[^>]*\bsrcset=[\"']([^\"']+)")
 
 

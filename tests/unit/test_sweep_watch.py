@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from suite.config import plain
 from suite.progress import QUIET, Progress
 from suite.records.store import SCHEMA, write_atomic
 from suite.sweep.estimate import Experience
@@ -17,7 +18,7 @@ from suite.sweep.jobs import SweepJob
 from suite.sweep.watch import Watch
 
 
-def config(**changes: Any) -> DictConfig:
+def config(**changes: Any) -> dict[str, Any]:
     settings = {
         "task.name": "toy",
         "task.k": 2,
@@ -33,7 +34,7 @@ def config(**changes: Any) -> DictConfig:
     cfg = OmegaConf.create({})
     for name, value in settings.items():
         OmegaConf.update(cfg, name, value)
-    return cfg
+    return plain(cfg)
 
 
 def metric(value: float, ci95: list[float] | None = None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def record(wall_s: float, *, n: int = 10, status: str = "completed", cost: float
         "provenance": {},
         "started_at": "2026-01-01T00:00:00+00:00",
         "error": None,
-        "config": OmegaConf.to_container(config(**changes)),
+        "config": config(**changes),
         "samples": {"completed": n, "failed": 0},
         "metrics": metrics,
         "facts": {},
@@ -112,8 +113,7 @@ def test_costs_are_those_of_the_nearest() -> None:
 
 
 def sweep_job(folder: Path, number: int) -> SweepJob:
-    cfg = config(task__k=number + 1)
-    return SweepJob(number=number, overrides=(f"task.k={number + 1}",), folder=folder / str(number), cfg=cfg, plan=None)
+    return SweepJob(number=number, overrides=(f"task.k={number + 1}",), folder=folder / str(number), plan=None)
 
 
 def begin(job: SweepJob) -> None:
