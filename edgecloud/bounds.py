@@ -98,7 +98,7 @@ def _measured(config: RunConfig) -> dict[str, Any]:
     """The metrics of a job that leaves no folder."""
     from edgecloud.task import run
 
-    info = JobInfo(task=config.task.name, name="bound", config={})
+    info = JobInfo(task=config.task.name, name="bound", fingerprint="", config={})
     with TemporaryDirectory() as name, open_tracker(config.tracker, job=info) as tracker:
         samples = SampleLog(Path(name) / "samples.jsonl")
         try:

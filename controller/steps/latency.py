@@ -84,7 +84,7 @@ def _targets(
     predicted = made.predict(test)
     for name, of in (("the lookup table's mean", told.lookup_means), ("linear regression", told.linear_regression)):
         gap = told.gains(test, predicted, of(teach, test), seed=seed)["total"]
-        interval = f" [{gap.ci95[0]:+.2f}, {gap.ci95[1]:+.2f}]" if gap.ci95 else ""
+        interval = f" [{-gap.ci95[1]:+.2f}, {-gap.ci95[0]:+.2f}]" if gap.ci95 else ""
         met = None if gap.ci95 is None or gap.ci95[0] <= 0 <= gap.ci95[1] else gap.value > 0
         yield target("C1", f"MAE of the total against {name}", "lower", f"{-gap.value:+.2f} ms" + interval, met=met)
 
