@@ -19,7 +19,7 @@ test-next: $(READY)  ## configuration and sweeps on the pre-release of the next 
 	$(PYTHON) -m venv $(VENV)-next
 	echo $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo $(VENV)-next/lib/python*/site-packages)/ours.pth
 	$(VENV)-next/bin/python -m pip install --quiet --pre 'hydra-core>=1.4.0rc1,<1.5'
-	$(VENV)-next/bin/python -m pytest tests/unit/test_config.py tests/unit/test_experiments.py tests/integration/test_sweep.py tests/integration/test_dry_run.py
+	PYTHONWARNINGS=ignore::UserWarning $(VENV)-next/bin/python -m pytest -W default tests/unit/test_config.py tests/unit/test_experiments.py tests/integration/test_sweep.py tests/integration/test_dry_run.py
 
 lint: $(READY)  ## ruff, mypy, import rules
 	$(BIN)/ruff check .

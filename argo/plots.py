@@ -27,6 +27,8 @@ LOOK = {
     "difficulty": ("#a6761d", "X", (0, (1, 1))),
 }
 """Strategy -> colour, marker, dash."""
+OF_ONES_OWN = ("#000000", "*", (0, (2, 2)))
+"""The same of a strategy that was added to the suite's."""
 RATIO = "cost of a retrieval, in steps of reasoning (c_r / c_p)"
 HOLLOW = "bands, bars: 95 %, the same resamples for all; hollow: same policy as the point before"
 Band = tuple[float, float] | None
@@ -83,9 +85,9 @@ def _along_ratio(axis: Any, lines: Mapping[str, Sequence[Point]], value: Callabl
         low, high = _edges(heights, bands)
         if strategy in ALIKE_AT_ANY_COST:
             beside += 0.02 * (max(every) - min(every) or 1.0)
-            axis.vlines([beside], low[-1:], high[-1:], color=LOOK[strategy][0], linewidth=1.5)
+            axis.vlines([beside], low[-1:], high[-1:], color=LOOK.get(strategy, OF_ONES_OWN)[0], linewidth=1.5)
         elif len(line) > 1:
-            axis.fill_between(ratios, low, high, color=LOOK[strategy][0], alpha=0.18, linewidth=0)
+            axis.fill_between(ratios, low, high, color=LOOK.get(strategy, OF_ONES_OWN)[0], alpha=0.18, linewidth=0)
 
 
 def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) -> Any:
@@ -96,7 +98,9 @@ def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) 
         _line(axis, strategy, line, costs, heights)
         low, high = _edges(heights, [p.band for p in line])
         bars = slice(None) if strategy == "argo" else slice(1)
-        axis.vlines(costs[bars], low[bars], high[bars], color=LOOK[strategy][0], linewidth=1, alpha=0.7)
+        axis.vlines(
+            costs[bars], low[bars], high[bars], color=LOOK.get(strategy, OF_ONES_OWN)[0], linewidth=1, alpha=0.7
+        )
         spots: dict[tuple[float, float], list[str]] = {}
         for point, cost, height in zip(line, costs, heights, strict=True) if strategy == "argo" else ():
             spots.setdefault((round(cost, 9), height), []).append(f"{point.cell.cost_ratio:g}")
@@ -108,7 +112,7 @@ def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) 
 
 def _line(axis: Any, strategy: str, line: Sequence[Point], x: Sequence[float], y: Sequence[float]) -> None:
     """One strategy, its marker filled where its policy is new."""
-    colour, marker, dash = LOOK[strategy]
+    colour, marker, dash = LOOK.get(strategy, OF_ONES_OWN)
     width, above = (2.2, 3) if strategy == "argo" else (1.3, 2)
     fresh = [i == 0 or line[i - 1].policy != point.policy for i, point in enumerate(line)]
     axis.plot(x, y, linestyle=dash, color=colour, linewidth=width, zorder=above)

@@ -322,6 +322,8 @@ def _bench_row(row: Any) -> tuple[str, tuple[str, ...], int, str]:
     if not isinstance(row, list) or len(row) != 3 or not isinstance(row[0], str) or not isinstance(row[1], list):
         return "", (), 0, "not [question, options, key]"
     words, numbered, key = row
+    if not words.strip():
+        return "", (), 0, "no question"
     options = tuple(re.sub(r"^\s*\d+\.\s*", "", str(text)).strip() for text in numbered)
     if len(options) != len(KEYS):
         return "", (), 0, f"{len(options)} options"

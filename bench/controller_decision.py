@@ -1,8 +1,8 @@
-"""What one decision of the controller costs: the exported graph against the policy in torch, and all of it in a run.
+"""What one decision of the controller costs: numpy arrays against the exported graph, and all of it in a run.
 
     python -m bench.controller_decision               half a minute on 2 idle cores
 
-First the graph alone: microseconds of wall time a decision, one thread, the two taking turns on the same random
+First the policy alone: microseconds of wall time a decision, one thread, the two taking turns on the same random
 states; their decisions are compared. The network has the size of the embedded model's second stage unless told
 otherwise. Then everything that a controller adds to a run of the embedded model, piece by piece, each of them cold:
 the model runs in between. Tokenising is told apart: it is done once, and the model would need it without a controller.
@@ -24,7 +24,7 @@ import torch
 
 from bench.controller_profile import asked, opened
 from controller import features
-from controller.export import Decider, Session, export
+from controller.export import Arrays, Decider, Session, export
 from controller.policy import Policy, settings
 from controller.steps.ground import BUDGET_SIZE
 from controller.timing import WARM_UP
@@ -42,7 +42,7 @@ PIECES = ("budget", "question", "stage 1", "image", "stage 2")
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--states", type=int, default=10_000, help="decisions of the graph alone (default 10000)")
+    parser.add_argument("--states", type=int, default=10_000, help="decisions of the policy alone (default 10000)")
     parser.add_argument("--features", type=int, default=288, help="length of a state's vector (default 288)")
     parser.add_argument("--width", type=int, default=128, help="units of a hidden layer (default 128)")
     parser.add_argument("--runs", type=int, default=200, help="runs of the model (default 200)")
@@ -57,8 +57,8 @@ def main() -> None:
     budgets_ms = draws.uniform(40, 160, size=args.states).astype(np.float32).tolist()
 
     deciders: dict[str, Decider] = {
+        f"numpy {np.__version__}": Arrays(policy),
         f"onnxruntime {version('onnxruntime')}": session(policy),
-        f"torch {torch.__version__}": policy,
     }
     for decider in deciders.values():
         decider.decide(states[0], latency_ms[0], budgets_ms[0])
@@ -74,8 +74,6 @@ def main() -> None:
     print(f"{cpu_model()}, Python {platform.python_version()}, {args.features} features, width {args.width}")
     print(f"the same decision in {equal} of {args.states} states")
     tell(taken_us)
-    exported, torch_us = (float(np.median(values)) for values in taken_us.values())
-    print(f"  {torch_us / exported:.1f} times faster exported")
 
     taken_us = pieces(args.runs)
     print(f"\nin {args.runs} runs of molmoe_tiny, half of them the cheapest and half the dearest configuration")
@@ -124,8 +122,9 @@ def pieces(count: int) -> dict[str, list[float]]:
     """Microseconds of each piece in `count` runs, and of the runs; the policies are random and not obeyed."""
     adapter, _ = opened()
     space, width = adapter.space, adapter.width
-    first = session(Policy(settings(space, "tier"), features=width + BUDGET_SIZE, width=128, seed=0))
-    second = session(Policy(settings(space, "top_k", "blocks"), features=2 * width + BUDGET_SIZE, width=128, seed=0))
+    first = Arrays(Policy(settings(space, "tier"), features=width + BUDGET_SIZE, width=128, seed=0))
+    second = Policy(settings(space, "top_k", "blocks"), features=2 * width + BUDGET_SIZE, width=128, seed=0)
+    arrays, graph = Arrays(second), session(second)
     p95_ms = np.arange(len(space), dtype=float)
     per_tier = len(space) // len(space.tiers)
     clock = Clock()
@@ -139,9 +138,10 @@ def pieces(count: int) -> dict[str, list[float]]:
         clock("stage 1", decide, first, (mean, budget), p95_ms[::per_tier])
         seen = adapter.see(image, knobs.tier)
         look = clock("image", features.pool_one, seen.tokens)
-        clock("stage 2", decide, second, (look, mean, budget), p95_ms[:per_tier])
+        clock("stage 2", decide, arrays, (look, mean, budget), p95_ms[:per_tier])
         run = adapter.answer(seen, words, top_k=knobs.top_k, kept=range(knobs.blocks), max_new_tokens=3)
         clock.note("run without a controller", run.total_ms / 1000)
+        clock("stage 2 as ONNX, instead", decide, graph, (look, mean, budget), p95_ms[:per_tier])
     return clock.taken_us
 
 

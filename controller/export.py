@@ -1,7 +1,9 @@
-"""A trained policy as ONNX: normalisation, network and mask in one graph, one decision a call.
+"""A trained policy at work: numpy arrays that decide here, and the same as ONNX for wherever else it is to run.
 
-The graph is small enough to be written node by node, so exporting needs `onnx` alone and running it `onnxruntime`
-alone (`pip install edgebench[onnx]`). Without them the policy decides itself, through torch: the same decisions, later.
+In both, the normalisation is folded into the first layer and the mask is inside. A policy this small costs what it
+takes to fetch its weights and its code, as the model has had the cache since the last decision; numpy has less code to
+fetch than onnxruntime (`python -m bench.controller_decision`). The graph is written node by node, so exporting needs
+`onnx` alone and running it `onnxruntime` alone (`pip install edgebench[onnx]`).
 """
 
 from __future__ import annotations
@@ -17,21 +19,54 @@ from controller.policy import Array, Policy
 
 
 class Decider(Protocol):
-    """A `Policy` or a `Session`."""
+    """`Arrays` or a `Session`."""
 
     def decide(self, features: Array, latency_ms: Array, budget_ms: float) -> int:
-        """Number of the action to take; see `Policy.decide`."""
+        """Number of the most probable action that fits the budget; the first always does.
+
+        Args:
+            features: of one state, (f,).
+            latency_ms: to expect of each action, (a,); zeros: no mask.
+            budget_ms: of the state.
+        """
 
 
-def decider(policy: Policy, path: Path) -> Decider:
-    """The policy exported to `path`, if it is not there yet, where ONNX is installed; else the policy."""
-    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
-        return policy
-    if not path.exists():
+class Arrays:
+    """A trained policy, copied: training that goes on does not move it."""
+
+    def __init__(self, policy: Policy) -> None:
+        *self._hidden, self._last = _layers(policy)
+
+    def decide(self, features: Array, latency_ms: Array, budget_ms: float) -> int:
+        """See `Decider.decide`."""
+        state = features.astype(np.float32, copy=False)
+        for weight, bias in self._hidden:
+            state = np.maximum(weight @ state + bias, 0.0)
+        weight, bias = self._last
+        fits = latency_ms <= budget_ms
+        fits[0] = True
+        return int(np.where(fits, weight @ state + bias, -np.inf).argmax())
+
+
+def exported(policy: Policy, path: Path) -> Arrays:
+    """The policy ready to decide; where ONNX is installed it is written to `path` too, if it is not there yet."""
+    if find_spec("onnx") is not None and not path.exists():
         part = path.with_name(f".{os.getpid()}.{path.name}")  # another launch may be reading or writing it
         export(policy, part)
         part.replace(path)
-    return Session(path)
+    return Arrays(policy)
+
+
+def _layers(policy: Policy) -> list[tuple[Array, Array]]:
+    """Weight (out, in) and bias (out,) of the three layers, float32; the first one normalises."""
+    hidden = {name: value.detach().double() for name, value in policy.hidden.named_parameters()}
+    first = hidden["0.weight"] / policy.spread.double()
+    layers = [
+        (first, hidden["0.bias"] - first @ policy.mean.double()),
+        (hidden["2.weight"], hidden["2.bias"]),
+        tuple(value.detach() for value in policy.joint()),
+    ]
+    return [(weight.float().numpy(), bias.float().numpy()) for weight, bias in layers]
 
 
 def export(policy: Policy, path: Path) -> None:
@@ -42,21 +77,11 @@ def export(policy: Policy, path: Path) -> None:
     """
     from onnx import TensorProto, checker, helper, numpy_helper, save_model
 
-    weight, bias = policy.joint()
-    hidden = dict(policy.hidden.named_parameters())
-    first = hidden["0.weight"].double() / policy.spread.double()  # normalises in the product: three nodes less to run
     always = np.zeros((1, policy.actions), dtype=bool)
     always[0, 0] = True
-    constants = {
-        "weight_1": first.float(),
-        "bias_1": (hidden["0.bias"].double() - first @ policy.mean.double()).float(),
-        "weight_2": hidden["2.weight"],
-        "bias_2": hidden["2.bias"],
-        "weight_3": weight,
-        "bias_3": bias,
-    }
-    arrays = {name: tensor.detach().numpy() for name, tensor in constants.items()}
-    arrays |= {"always": always, "never": np.array(-np.inf, dtype=np.float32), "row": np.array([1, -1])}
+    arrays = {"always": always, "never": np.array(-np.inf, dtype=np.float32), "row": np.array([1, -1])}
+    for number, (weight, bias) in enumerate(_layers(policy), 1):
+        arrays |= {f"weight_{number}": weight, f"bias_{number}": bias}
     node = helper.make_node
     nodes = [
         node("Reshape", ["features", "row"], ["state"]),
@@ -99,7 +124,7 @@ class Session:
         self._run = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run
 
     def decide(self, features: Array, latency_ms: Array, budget_ms: float) -> int:
-        """Number of the action to take; see `Policy.decide`."""
+        """See `Decider.decide`."""
         given = {
             "features": features.astype(np.float32, copy=False),
             "latency_ms": latency_ms.astype(np.float32, copy=False),

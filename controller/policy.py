@@ -123,12 +123,6 @@ class Policy(nn.Module):
         chosen: npt.NDArray[np.int64] = self.log_probabilities(inputs, allowed).argmax(dim=-1).numpy()
         return chosen
 
-    def decide(self, features: Array, latency_ms: Array, budget_ms: float) -> int:
-        """The same for one state (f,), given the latency (a,) to expect of each action; zeros: no mask."""
-        allowed = feasible(latency_ms, np.asarray(budget_ms))
-        state = torch.from_numpy(features.astype(np.float32, copy=False))
-        return int(self.best(state, torch.from_numpy(allowed)))
-
     def places(self, actions: Array) -> dict[str, npt.NDArray[np.int64]]:
         """Number of each knob's setting, the shape of `actions`, by the knob's name."""
         sizes = tuple(len(values) for values in self.knobs.values())

@@ -75,8 +75,7 @@ class Profile:
     @property
     def timed(self) -> npt.NDArray[np.bool_]:
         """Which samples were timed, (n,)."""
-        known: npt.NDArray[np.bool_] = np.isfinite(self.runs["prefill_ms"]).all(axis=(1, 2))
-        return known
+        return np.asarray(np.isfinite(self.runs["prefill_ms"]).all(axis=(1, 2)))
 
     def take(self, rows: npt.NDArray[Any]) -> Profile:
         """The samples that a boolean mask or an array of row numbers selects."""

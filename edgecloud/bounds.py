@@ -21,8 +21,7 @@ from suite.models.plan import GpuModeConfig
 from suite.models.spec import ModelConfig
 from suite.records import SampleLog
 from suite.report.collect import JobRecord
-from suite.tracking.schema import TrackerConfig
-from suite.tracking.tracker import JobInfo, open_tracker
+from suite.tracking import JobInfo, TrackerConfig, open_tracker
 
 ORACLE_NATS = (3.0, 1.5, 0.7)
 C = TypeVar("C")

@@ -77,7 +77,8 @@ class CheckedSweeper(BasicSweeper):
     def candidates(self, overrides: list[Override]) -> list[list[str]]:
         """Overrides of each job that is checked before the first one starts: of all."""
         (jobs,) = self.split_arguments(overrides, None)
-        return jobs
+        bare = deletions(overrides)
+        return [[bare.get(text, text) for text in job] for job in jobs]
 
     def total(self, candidates: list[list[str]]) -> int:
         """How many jobs will run."""
@@ -156,6 +157,12 @@ class CheckedSweeper(BasicSweeper):
         return True
 
 
+def deletions(overrides: Sequence[Override]) -> dict[str, str]:
+    """`~key=null` -> `~key` as it was typed: Hydra 1.3 spells deletions the first way, 1.4 takes that for a value."""
+    typed_bare = [override for override in overrides if override.is_delete() and override.value() is None]
+    return {f"{override.get_key_element()}=null": override.get_key_element() for override in typed_bare}
+
+
 class _Composer:
     """Configurations of a sweep's jobs. Composing costs Hydra 80 ms; jobs that differ in values alone share a base."""
 
@@ -181,7 +188,9 @@ class _Composer:
 
     def subdir(self, number: int, overrides: Sequence[str]) -> str:
         """The folder of a job inside the sweep's, named as the user chose."""
-        if OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+        sweep = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
+        assert isinstance(sweep, dict)
+        if sweep["subdir"] == "${hydra.job.num}":
             return str(number)
         whole = self.loader.load_sweep_config(self.config, list(overrides))
         with open_dict(whole):

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from hydra_plugins.checked_sweeper import CheckedSweeper
+from hydra_plugins.checked_sweeper import CheckedSweeper, deletions
 from suite.errors import ConfigError, UserError, check_choice, check_range
 
 DIRECTIONS = ("minimize", "maximize")
@@ -54,7 +54,8 @@ class OptunaSweeper(CheckedSweeper):
         if not self.axes:
             raise ConfigError("Nothing is left to Optuna; give an axis, such as 'task.k=range(1,9)'.")
         fixed = [o for o in overrides if not o.is_sweep_override()]
-        self.fixed = [f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in fixed]
+        texts, bare = [f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in fixed], deletions(fixed)
+        self.fixed = [bare.get(text, text) for text in texts]
         ends = {
             name: list(axis.choices)
             if isinstance(axis, optuna.distributions.CategoricalDistribution)
@@ -117,6 +118,9 @@ class OptunaSweeper(CheckedSweeper):
     def _show(self, study: Any) -> None:
         """The best trials, a line each."""
         best = study.best_trials
+        if not best:
+            print(f"No trial measured {' and '.join(self.objectives)}; name other objectives, or see the failures.")
+            return
         print("Pareto front:" if len(self.objectives) > 1 else "Best:")
         for trial in sorted(best, key=lambda trial: trial.values):
             reached = ", ".join(

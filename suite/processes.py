@@ -118,7 +118,7 @@ class Team:
             if self._running is None:
                 self._start()
             for line in self._lines:
-                line.put((function, args))
+                line.put((Path.cwd(), function, args))
             while self._answers.empty():
                 self._running.join(timeout=POLL_S)  # raises where a process has died
             value, error = self._answers.get()
@@ -185,7 +185,8 @@ def _serve(lines: Sequence[Any], answers: Any, meeting: Path, parent: int) -> No
     if share.rank:
         os.environ["TQDM_DISABLE"] = "1"  # one bar is enough
     while True:
-        function, args = lines[share.rank].get()
+        folder, function, args = lines[share.rank].get()
+        os.chdir(folder)  # it may be another one than that of the job before
         try:
             value = function(*args, share=share)
             if share.rank == 0:

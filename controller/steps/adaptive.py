@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from filelock import FileLock
 from controller import baselines, features, page
 from controller.adapter import Run
 from controller.data import Sample, accuracy
-from controller.export import Decider, decider
+from controller.export import Decider, exported
+from controller.policy import Array
 from controller.space import Knobs
 from controller.steps import latency, profile, reached, stage1, stage2
 from controller.steps.ground import Floats, Ground, Ints, ground
@@ -43,7 +44,7 @@ class Controller:
     p95_ms: Floats
     """(text tokens, c): p95 latency by length of the question; zeros where any configuration may be chosen."""
 
-    def tier(self, language: Floats, budget: Floats, budget_ms: float, text_tokens: int) -> int:
+    def tier(self, language: Array, budget: Floats, budget_ms: float, text_tokens: int) -> int:
         """Number of the tier; the lowest where nothing fits."""
         if budget_ms < self.here.budgets_ms[0]:
             return 0
@@ -51,7 +52,7 @@ class Controller:
         return self.first.decide(np.concatenate([language, budget]), expected, budget_ms)
 
     def rest(
-        self, vision: Floats, language: Floats, budget: Floats, budget_ms: float, tier: int, text_tokens: int
+        self, vision: Array, language: Array, budget: Floats, budget_ms: float, tier: int, text_tokens: int
     ) -> int:
         """Column of the configuration, once the image was seen at the tier; the cheapest where nothing fits."""
         if budget_ms < self.here.budgets_ms[0]:
@@ -82,20 +83,19 @@ def run(bench: Bench, ctx: RunContext) -> Result:
         raise UserError(f"No sample was answered; the first one: {next(iter(ctx.samples))['error']}")
     by_id = {sample.id: sample for sample in samples}
     page.write(ctx.folder / "samples.html", rows, lambda name: page.png(by_id[name].open()))
-    result = reached.report(profile.read(bench), rows, budgets, ctx.folder, seed=bench.cfg.seed)
-    return replace(result, facts=result.facts | {"decided_by": type(controller.second).__name__})
+    return reached.report(profile.read(bench), rows, budgets, ctx.folder, seed=bench.cfg.seed)
 
 
 def _controller(bench: Bench, here: Ground, *, longest: int) -> Controller:
-    """The stages of `task.reward` for questions of up to `longest` tokens, exported to ONNX where it is installed."""
+    """The stages of `task.reward` for questions of up to `longest` tokens; with ONNX installed, exported too."""
     folder, reward = bench.folder("stage2"), bench.task.reward
     lengths = np.arange(longest + 1)
     p95 = np.zeros((len(lengths), len(here.space)))
     if reward == "masked":
         p95 = latency.read(bench).totals(lengths).p95_ms
     with FileLock(folder / "lock"):  # another launch may be writing the same files
-        first = decider(stage1.load(bench, here), folder / "stage1.onnx")
-        second = decider(stage2.load(bench, here, reward), folder / f"{reward}.onnx")
+        first = exported(stage1.load(bench, here), folder / "stage1.onnx")
+        second = exported(stage2.load(bench, here, reward), folder / f"{reward}.onnx")
     return Controller(here=here, first=first, second=second, p95_ms=p95)
 
 

@@ -54,10 +54,11 @@ class SampleLog:
         self.rows: dict[str, dict[str, Any]] = {row["id"]: row for row in read_samples(path)}
         # rewriting what is whole drops a torn tail, so the next append starts on a line of its own
         partial = path.with_suffix(".part")
-        with writing(path), partial.open("w", encoding="utf-8") as file:
-            file.writelines(encode(row) for row in self.rows.values())
-        partial.replace(path)
-        self._file = path.open("ab", buffering=0)  # a buffer would hold on to what a full disk refused
+        with writing(path):
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(encode(row) for row in self.rows.values())
+            partial.replace(path)
+            self._file = path.open("ab", buffering=0)  # a buffer would hold on to what a full disk refused
 
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self.rows

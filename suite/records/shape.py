@@ -33,6 +33,15 @@ _METRIC: dict[str, tuple[type, ...]] = {
     "origin": (str,),
     "note": (str,),
 }
+_PROVENANCE: dict[str, tuple[type, ...]] = {
+    "git_sha": (str, NoneType),
+    "git_dirty": (bool, NoneType),
+    "packages": (dict,),
+    "python": (str,),
+    "machine": (dict,),
+    "command": (list,),
+}
+_MACHINE: dict[str, tuple[type, ...]] = {"cpu": (str,), "cores": (dict,), "memory_gb": NUMBER, "gpus": (list,)}
 _TABLE: dict[str, tuple[type, ...]] = {"title": (str,), "header": (list,), "rows": (list,)}
 _COUNTS: dict[str, tuple[type, ...]] = {"completed": (int,), "failed": (int,)}
 _ROW: dict[str, tuple[type, ...]] = {"id": (str,), "status": (str,), "error": (str, NoneType)}
@@ -43,6 +52,10 @@ def check_record(record: Any) -> None:
     _check(record, _RECORD, "")
     _check(record["samples"], _COUNTS, "samples.")
     _check_list(record["overrides"], (str,), "overrides")
+    source = record["provenance"]
+    _check_known(source, _PROVENANCE, "provenance.")
+    _check_known(source.get("machine", {}), _MACHINE, "provenance.machine.")
+    _check_list(source.get("command", []), (str,), "provenance.command")
     for name, metric in record["metrics"].items():
         _check(metric, _METRIC, f"metrics.{name}.")
         if metric["ci95"] is not None:
@@ -76,6 +89,11 @@ def _check(found: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> No
             raise ValueError(f"no {where}{name}")
         if type(found[name]) not in kinds:
             raise ValueError(f"{where}{name} is of the wrong type")
+
+
+def _check_known(found: dict[str, Any], fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """As `_check`, of those fields that are there."""
+    _check(found, {name: kinds for name, kinds in fields.items() if name in found}, where)
 
 
 def _check_list(found: Any, kinds: tuple[type, ...], where: str, length: int | None = None) -> None:

@@ -104,14 +104,15 @@ def _frame(settings: Mapping[str, Any]) -> str:
 
 def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     """How many options differ; numbers count by how far they are apart, one at most."""
-    total = 0.0
-    for key in (a.keys() | b.keys()) - set(FREE):
-        x, y = a.get(key), b.get(key)
-        if x == y:
-            continue
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (x, y))
-        total += abs(x - y) / (abs(x) + abs(y)) if numbers else 1.0  # type: ignore[operator, arg-type]
-    return total
+    return sum(_gap(a.get(key), b.get(key)) for key in (a.keys() | b.keys()) - set(FREE))
+
+
+def _gap(x: Any, y: Any) -> float:
+    if x == y:
+        return 0.0
+    if type(x) in (int, float) and type(y) in (int, float):
+        return float(abs(x - y) / (abs(x) + abs(y)))
+    return 1.0
 
 
 def _scale(a: Mapping[str, Any], b: Mapping[str, Any], record: Mapping[str, Any]) -> float | None:
@@ -123,4 +124,5 @@ def _scale(a: Mapping[str, Any], b: Mapping[str, Any], record: Mapping[str, Any]
     whole = asked is None or counted < asked
     if wanted is None:
         return 1.0 if whole else None
-    return (min(wanted, counted) if whole else wanted) / counted
+    ratio: float = (min(wanted, counted) if whole else wanted) / counted
+    return ratio

@@ -61,7 +61,7 @@ def in_common(jobs: Sequence[SweepJob]) -> tuple[str, ...]:
 
 def sweep_job(number: int, overrides: Sequence[str], folder: Path, cfg: DictConfig) -> SweepJob:
     """A job whose configuration has been checked already; no model is loaded."""
-    kept = tuple(override for override in overrides if not override.startswith("tracker"))
+    kept = tuple(override for override in overrides if not override.startswith(("tracker", "dry_run")))
     try:
         known = plan(cfg, list(kept))
     except UserError:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,7 +25,7 @@ from rich.text import Text
 from suite.errors import UserError
 from suite.progress import QUIET, spoken
 from suite.records.store import read_record
-from suite.report.words import metric_text
+from suite.report.words import less_is_better, metric_text
 from suite.sweep.estimate import past
 from suite.sweep.jobs import SweepJob, in_common
 
@@ -50,6 +51,11 @@ class Row:
     samples: int = 0
     told: str = ""
     """The main metric, or the error."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it began to run."""
+        return time.monotonic() - self.begun_s
 
 
 class Watch:
@@ -108,24 +114,33 @@ class Watch:
     def left_s(self) -> float | None:
         """Seconds to the end: estimates by earlier jobs, set right by those that finished here; None: unknown."""
         done = [row for row in self.rows if row.wall_s is not None]
-        mean = sum(row.wall_s or 0.0 for row in done) / len(done) if done else None
+        usual = median(row.wall_s or 0.0 for row in done) if done else None  # the first job loads the models for all
         guessed = [(row.wall_s or 0.0, row.estimate_s) for row in done if row.estimate_s]
         right = sum(wall for wall, _ in guessed) / sum(estimate for _, estimate in guessed) if guessed else 1.0
         total, running = 0.0, 0
         for row in (row for row in self.rows if row.state in ("waiting", "running")):
-            whole = right * row.estimate_s if row.estimate_s else mean
-            if whole is None:
+            whole_s = self._by_samples_s(row) or (right * row.estimate_s if row.estimate_s else usual)
+            if whole_s is None:
                 return None
             running += row.state == "running"
-            total += max(0.0, whole - (time.monotonic() - row.begun_s)) if row.state == "running" else whole
+            total += max(0.0, whole_s - row.age_s) if row.state == "running" else whole_s
         unseen = self.total - len(self.rows)
-        if unseen and mean is None:
+        if unseen and usual is None:
             return None
-        return (total + unseen * (mean or 0.0)) / max(1, running)
+        return (total + unseen * (usual or 0.0)) / max(1, running)
+
+    def _by_samples_s(self, row: Row) -> float | None:
+        """What a job that runs will take, by the samples it has done; None before the first one."""
+        counts = [one.samples for one in self.rows if one.state == "completed"]
+        if not counts and row.job.plan is not None:
+            counts = [row.job.plan.head["config"]["dataset"].get("max_samples") or 0]
+        if row.state != "running" or not counts or not 0 < row.samples <= max(counts):
+            return None
+        return row.age_s * max(counts) / row.samples
 
     def summary(self) -> str:
         """Counts and the time left, in one line."""
-        counts = Counter(row.state for row in self.rows)
+        counts: Counter[str] = Counter(row.state for row in self.rows)
         counts["waiting"] += self.total - len(self.rows)
         told = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
         left = self.left_s()
@@ -185,7 +200,7 @@ class Watch:
             table.add_column(name, justify="right" if name in ("samples", "time") else "left", no_wrap=True)
         shared = in_common([row.job for row in self.rows])
         for row in self._shown():
-            time_s = time.monotonic() - row.begun_s if row.state == "running" else row.wall_s
+            time_s = row.age_s if row.state == "running" else row.wall_s
             said, told = Text(row.job.said(shared)), Text(row.told)
             told.truncate(RESULT, overflow="ellipsis")
             said.truncate(max(RESULT // 2, self._console.width - RESULT - OTHERS), overflow="ellipsis")
@@ -210,13 +225,14 @@ class Watch:
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """The main metric of a record with its interval, or its error."""
+    """What a job reached, with its interval: the first headline metric of which more is better; or its error."""
     if record["status"] != "completed":
         return " ".join(str(record["error"]).split())
-    for name in (*record["facts"].get("headline", ()), *record["metrics"]):
-        if name in record["metrics"]:
-            return f"{name} {metric_text(record['metrics'][name])}"
-    return ""
+    metrics = record["metrics"]
+    shown = record["facts"].get("headline", metrics)
+    names = [name for name in shown if name in metrics and metrics[name]["value"] is not None]
+    gained = [name for name in names if not less_is_better(name, metrics[name]["unit"])]
+    return next((f"{name} {metric_text(metrics[name])}" for name in (*gained, *names)), "")
 
 
 def _stamps(folder: Path) -> tuple[int | None, int | None]:

@@ -21,7 +21,7 @@ from suite.errors import UserError
 from tests.faults.fuzzing import broken_json, broken_lines, fuzz, many
 from tests.unit.test_trace import MADE_OF, begun, facts, learn
 
-IMAGES = 12
+IMAGES = 16
 """Enough for some of them to be `test`."""
 MANIFEST = {
     "version": 1,

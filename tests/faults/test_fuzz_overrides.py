@@ -26,7 +26,7 @@ TASKS = ("specdec", "specdec_what_if", "argo", "argo_graphs", "argo_calibration"
 VALUES = (
     *("0", "1", "-1", "2", "3.5", "1e400", "inf", "nan", "true", "null", "''", "x", "a b", "[]", "[1]", "[1,2]"),
     *("[a]", "{}", "{a:1}", "99999999999999999999", "1e-320", "0x10", "é", "\\", "'", "${seed}", "${nothing}", "???"),
-    *("cpu", "cuda", "greedy", "entropy", "argo", "small", "float32", "../..", "/", "\ud800", "a\0b", "~", "=", ","),
+    *("cpu", "cuda", "greedy", "entropy", "argo", "small", "float32", "../..", "/", "\udcff", "'\udcff'", "a\0b", "~", "=", ","),
 )
 
 

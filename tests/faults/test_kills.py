@@ -84,6 +84,7 @@ def test_a_sweep_that_is_killed_loses_and_doubles_nothing(
 
 def _same(sweep: Path, whole: Whole, figures: Counter[str]) -> None:
     found = ids(sweep)
+    figures["samples lost"] += sum(len(set(names) - set(found.get(mark, ()))) for mark, names in whole.ids.items())
     figures["samples done twice"] += sum(len(names) - len(set(names)) for names in found.values())
     assert found == whole.ids
     figures["tables that differ"] += final_table(sweep) != whole.table

@@ -121,6 +121,18 @@ def test_the_language_feature_is_the_mean_word(adapter):
     np.testing.assert_array_equal(adapter.language(" ab\n", adapter.text(" ab\n")), told)
 
 
+def test_a_question_is_tokenised_once_for_whoever_decides_and_the_model(adapter, monkeypatch):
+    calls, ids = [], adapter._words._ids
+    monkeypatch.setattr(adapter._words, "_ids", lambda text: calls.append(text) or ids(text))
+    asked = adapter.ask(QUESTION)
+    adapter.language(asked.question, asked.ids)
+    run = adapter.answer(
+        adapter.see(tiny_vlm.picture(1), "low"), asked, top_k=2, kept=range(4), max_new_tokens=2
+    )  # fmt: skip
+    assert len(calls) == 1 and run.parts["prefill_ms"] > asked.ms > 0
+    assert sum(run.parts.values()) == pytest.approx(run.total_ms, rel=0.03)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "F"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (97, 40)])
 def test_images_of_any_mode_and_size(adapter, mode, size):

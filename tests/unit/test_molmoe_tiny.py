@@ -217,7 +217,7 @@ def test_the_eyes_learn_and_a_killed_run_goes_on_the_same(made, tok, tmp_path, m
     torch.manual_seed(0)
     other = model.new(tok)
     real = train.learn
-    monkeypatch.setattr(train, "learn", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(train, "learn", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.train(other, tok, schedule, tmp_path / "b.pt")
     monkeypatch.setattr(train, "learn", real)

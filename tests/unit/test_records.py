@@ -101,7 +101,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 log = SampleLog(Path("samples.jsonl"))
 try:
     for i in range(99):
-        log.append({"id": str(i), "text": 20 * "x"})
+        log.append({"id": str(i), "status": "ok", "error": None})
 except UserError as error:
     print(len(log), error)
 try:
