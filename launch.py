@@ -79,6 +79,7 @@ def main() -> int:
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     try:
+        suite.config.check_text(sys.argv[1:])
         refuse_secrets(sys.argv[1:])
         launch()
     except KeyboardInterrupt:

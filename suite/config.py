@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,19 @@ def typed(cfg: DictConfig) -> RunConfig:
                 config.models[name] = ModelConfig(**model)
             except TypeError as error:
                 raise ConfigError(f"models.{name}: {error}; `--cfg job` shows the options of a model.") from error
+        elif not isinstance(model, ModelConfig):
+            raise ConfigError(f"models.{name}={model} is no model; give models.{name}.source and .id.")
     return config
+
+
+def check_text(arguments: Iterable[str]) -> None:
+    """Raise `ConfigError` for what was typed in another encoding: no log and no record could hold it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise ConfigError(f"{shown} is not UTF-8; type it, or rename the file, in UTF-8.") from error
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_max_samples_takes_the_first_of_each_split_broken_ones_too(tmp_path: Pat
         (text_row(41, image_id="../val"), r"the image \.\./val\.jpg leads out of .*train_images"),
         (text_row(41, image_id="/etc/x"), "leads out of"),
         (text_row(41, image_id="..\\val"), "leads out of"),
-        (text_row(41, image_id="x" * 300 + "\ud800"), "there is no image x"),
+        (text_row(41, image_id="x" * 300), "there is no image x"),
     ],
 )
 def test_a_broken_row_is_a_sample_with_a_problem(tmp_path: Path, row: Any, problem: str) -> None:

@@ -102,8 +102,9 @@ def test_a_finished_job_shows_its_caption_again(tmp_path: Path) -> None:
     for byte, source in ((ord("x"), "edge"), (ord("y"), "accepted")):
         live.token(byte, source)
     live.end(METRICS)
-    row = {"id": "a.wav", "sources": ["edge", "accepted"], "pieces": live.pieces, "metrics": METRICS}
-    lines = [json.dumps(one) + "\n" for one in (row, {"id": "b", "sources": ["edge"], "metrics": METRICS})]
+    done = {"status": "ok", "error": None, "metrics": METRICS}
+    row = {"id": "a.wav", "sources": ["edge", "accepted"], "pieces": live.pieces, **done}
+    lines = [json.dumps(one) + "\n" for one in (row, {"id": "b", "sources": ["edge"], **done})]
     (tmp_path / "samples.jsonl").write_text("".join(lines))
     again, replayed = terminal(False)
     replay(tmp_path, again)
