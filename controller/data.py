@@ -117,7 +117,8 @@ def _sample(row: Row, seen: set[str]) -> Sample:
 def _problem(row: Row) -> str:
     if not isinstance(row.question, str) or not row.question.strip():
         return "there is no question; each row needs one"
-    if row.choices and (not 2 <= len(row.choices) <= len(LETTERS) or not _texts(row.choices)):
+    listed = row.choices and _texts(row.choices) and all(text.strip() for text in row.choices)
+    if row.choices and not (listed and 2 <= len(row.choices) <= len(LETTERS)):
         return f"the options must be 2 to {len(LETTERS)} texts"
     if not row.answers:
         return "there is no right answer; give data whose answers are public"

@@ -59,6 +59,7 @@ class CheckedSweeper(BasicSweeper):
         job.siblings[:] = [self._checked(candidate) for candidate in candidates]
         if any(config.dry_run for config in job.siblings):
             show_dry_run([self._job(number, candidate) for number, candidate in enumerate(candidates)])
+            print(self.remark(), end="")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
@@ -83,6 +84,10 @@ class CheckedSweeper(BasicSweeper):
     def total(self, candidates: list[list[str]]) -> int:
         """How many jobs will run."""
         return len(candidates)
+
+    def remark(self) -> str:
+        """What a dry run says under its table."""
+        return ""
 
     def batches(self, candidates: list[list[str]]) -> Iterator[Sequence[Sequence[str]]]:
         """Overrides of the jobs that are launched together; the next batch is asked for when this one is done."""

@@ -70,6 +70,10 @@ class OptunaSweeper(CheckedSweeper):
         """How many jobs will run."""
         return self.n_trials
 
+    def remark(self) -> str:
+        """See `CheckedSweeper.remark`."""
+        return f"These are the ends of the axes; {self.n_trials} trials between them are chosen as they go.\n"
+
     def batches(self, candidates: list[list[str]]) -> Iterator[Sequence[Sequence[str]]]:
         """See `CheckedSweeper.batches`."""
         import optuna

@@ -138,6 +138,8 @@ def test_optuna_finds_a_front_and_the_same_command_finds_its_jobs_again(here: He
     assert {task["k"] for task in chosen} <= {1, 2, 3, 4} and len({task["k"] for task in chosen}) > 1
     assert all(0.0 <= task["entropy_threshold"] <= 3.5 for task in chosen)
 
+    listed = here("-m", *pair.arguments, *options, *axes, "dry_run=true")
+    assert listed.code == 0 and "12 trials between them are chosen as they go" in listed.out
     again = here("-m", *pair.arguments, *options, *axes, "hydra.sweep.dir=second")
     assert again.code == 0 and again.out.count("3 of 3 jobs were finished before") == 4
     for number in range(12):
