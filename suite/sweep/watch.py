@@ -125,7 +125,7 @@ class Watch:
             running += row.state == "running"
             total += max(0.0, whole_s - row.age_s) if row.state == "running" else whole_s
         unseen = self.total - len(self.rows)
-        if unseen and usual is None:
+        if (unseen and usual is None) or (running and not total and not unseen):  # longer than was thought
             return None
         return (total + unseen * (usual or 0.0)) / max(1, running)
 

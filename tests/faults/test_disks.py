@@ -104,6 +104,7 @@ def in_another_time(arguments: list[str], year: int, number: int, count: Path) -
     return forked.launch_until_event(arguments, number, count)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_no_number(studies: Studies, whole: Whole, tmp_path: Path) -> None:
     for year, number in ((2031, whole.events // 2), (1999, whole.events // 3), (2024, 0)):
         arguments = [*studies.sweep(AXIS), f"hydra.sweep.dir=multirun/{year}-03-31/12-00-00"]
@@ -114,6 +115,7 @@ def test_a_clock_that_jumps_changes_no_number(studies: Studies, whole: Whole, tm
     assert ids(sweep) == whole.ids
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_in_one_folder(studies: Studies, whole: Whole, tmp_path: Path) -> None:
     arguments = [*studies.sweep(AXIS), *HERE]
     both = [forked.start(forked.launch, tmp_path, arguments, out=name) for name in ("one.txt", "two.txt")]

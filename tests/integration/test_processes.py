@@ -63,6 +63,7 @@ def test_what_is_done_is_not_done_again(here: Here, arguments: list[str]) -> Non
     assert [row["id"] for row in read_rows(again)] == [f"p{i}" for i in range(SAMPLES)]
 
 
+@pytest.mark.slow
 def test_a_broken_sample_fails_as_it_does_alone(here: Here, arguments: list[str], tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "broken.jsonl", 3)
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
