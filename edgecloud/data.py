@@ -117,7 +117,7 @@ def _sample(line: str, where: str) -> Sample:
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         return Sample(id=where, problem=f'{where}: no text under "prompt"; each row needs one.')
     references = row.get("references", [])
-    if not isinstance(references, list) or not all(isinstance(text, str) and text for text in references):
+    if not isinstance(references, list) or not all(isinstance(text, str) and text.strip() for text in references):
         return Sample(id=where, problem=f'{where}: "references" must be a list of texts, empty if there is none.')
     return Sample(
         id=str(row.get("id", where)),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MODELS = ("edge", "cloud")
 Tokens = tuple[int, ...]
-TOKEN, NUMBER = (int,), (int, float)
+TEXT, TOKEN, NUMBER = (str,), (int,), (int, float)
 PROPOSAL, ANSWER = (TOKEN, NUMBER, NUMBER, NUMBER), (TOKEN, TOKEN, NUMBER)
 """What JSON makes of the fields of `Proposal` and `Answer`."""
 
@@ -252,10 +253,11 @@ class Trace:
     def _take_row(self, row: dict[str, Any]) -> None:
         sample = self.samples.get(row["id"])
         if sample is None:
+            name, asked = _typed([row["id"], row["asked"]], TEXT, TEXT)
             sample = self.add(
                 SampleTrace(
-                    id=row["id"],
-                    asked=row["asked"],
+                    id=name,
+                    asked=asked,
                     prompt=_all(row["prompt"], TOKEN),
                     features_ms=None if row["features_ms"] is None else _typed([row["features_ms"]], NUMBER)[0],
                     sound=_typed(row["sound"], TOKEN, TOKEN) if row["sound"] else None,
@@ -273,15 +275,23 @@ class Trace:
             node.proposal = node.proposal or (Proposal(*_typed(proposal, *PROPOSAL)) if proposal else None)
             node.answer = node.answer or (Answer(*_typed(answer, *ANSWER)) if answer else None)
         for name, call in row["first"].items():
-            sample.first.setdefault(name, _typed(call, TOKEN, NUMBER))
+            sample.first.setdefault(name, _call(call))
         for name, calls in row["calls"].items():
             for call in calls:
-                self.costs[name].add(*_typed(call, TOKEN, NUMBER))
+                self.costs[name].add(*_call(call))
 
 
 def _all(values: list[Any], kinds: tuple[type, ...]) -> list[Any]:
     """The values, every one of these kinds."""
     return [*_typed(values, *[kinds] * len(values))]
+
+
+def _call(values: list[Any]) -> tuple[int, float]:
+    """Positions and seconds of a measured call."""
+    positions, seconds = _typed(values, TOKEN, NUMBER)
+    if positions < 0 or not 0 <= seconds < math.inf:
+        raise ValueError(f"{_short(values)} is no call of so many positions and seconds")
+    return positions, seconds
 
 
 def _typed(values: list[Any], *kinds: tuple[type, ...]) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ class OptunaSweeper(CheckedSweeper):
         """Check the options; Optuna is not loaded yet."""
         super().__init__(max_batch_size or 1, params)
         if find_spec("optuna") is None:
-            raise UserError("This sweeper needs optuna: pip install 'edgebench[optuna]'.")
+            raise UserError("This sweeper needs optuna: pip install optuna.")
         if not objectives:
             raise ConfigError("hydra.sweeper.objectives is not set; name metrics, such as {bleu: maximize}.")
         for name, direction in objectives.items():

@@ -38,7 +38,7 @@ class PoolLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `Launcher.setup`."""
         if find_spec(self.library) is None:
-            raise UserError(f"This launcher needs {self.library}: pip install 'edgebench[{self.library}]'.")
+            raise UserError(f"This launcher needs {self.library}: pip install {self.library}.")
         self.context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

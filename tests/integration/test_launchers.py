@@ -32,7 +32,7 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Overrides that choose it; whatever it started is gone afterwards."""
     name = request.param
     if find_spec(name) is None:
-        pytest.skip(f"needs {name}: pip install 'edgebench[{name}]'")
+        pytest.skip(f"needs {name}: pip install {name}")
     yield LAUNCHERS[name]
     if name == "joblib":
         from joblib.externals.loky import get_reusable_executor
@@ -116,7 +116,7 @@ def test_no_two_workers_share_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna: pip install 'edgebench[optuna]'")
+@pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna: pip install optuna")
 def test_optuna_finds_a_front_and_the_same_command_finds_its_jobs_again(here: Here, pair: TinyPair) -> None:
     objectives = "hydra.sweeper.objectives={cloud_call_rate: minimize, bleu: maximize}"
     options = ["hydra/sweeper=optuna", objectives, "hydra.sweeper.n_trials=12", "hydra.sweeper.max_batch_size=3"]
@@ -147,7 +147,7 @@ def test_optuna_finds_a_front_and_the_same_command_finds_its_jobs_again(here: He
         assert second.read_bytes() == (jobs[number] / "record.json").read_bytes()
 
 
-@pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna: pip install 'edgebench[optuna]'")
+@pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna: pip install optuna")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -178,4 +178,4 @@ def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, name, None)
     answer = here("-m", *LAUNCHERS[name], "task.k=2,3")
     assert answer.code == 2
-    assert answer.err == f"This launcher needs {name}: pip install 'edgebench[{name}]'.\n"
+    assert answer.err == f"This launcher needs {name}: pip install {name}.\n"
