@@ -76,6 +76,7 @@ def main() -> int:
         return 0
     for module in SCHEMAS:
         module.register()
+    logging.raiseExceptions = False  # a log that cannot be written: the samples, on the same disk, tell
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from suite.errors import UserError
+from suite.errors import UserError, WriteError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class CallStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The store {path} cannot be made ({error.strerror}); set task.store=FILE.") from error
+            raise WriteError(f"The store {path} cannot be made ({error.strerror}); set task.store=FILE.") from error
         with self._told():
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         try:
@@ -121,7 +121,7 @@ class CallStore:
                     wait_s = REMIND_S
             holder.write_text(str(os.getpid()))
         except OSError as error:
-            raise UserError(
+            raise WriteError(
                 f"The store {self.path} cannot be locked ({error.strerror}); set task.store=FILE."
             ) from error
         try:
@@ -148,7 +148,7 @@ class CallStore:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
                 raise self._no_store(str(error)) from error
-            raise UserError(
+            raise WriteError(
                 f"The store {self.path} cannot be used ({error}); what is in it is safe: make room or give access, "
                 "or set task.store=FILE."
             ) from error

@@ -245,7 +245,7 @@ class Trace:
         differs = sorted(key for key in {*made_of, *self.made_of} if made_of.get(key) != self.made_of.get(key))
         if differs:
             told = ", ".join(
-                f"{key} {_short(made_of.get(key))} and not {_short(self.made_of.get(key))}" for key in differs
+                f"{_short(key)} {_short(made_of.get(key))} and not {_short(self.made_of.get(key))}" for key in differs
             )
             raise UserError(f"The trace {self.path} is of other models or data ({told}); give another task.trace.")
         self.about = about
@@ -312,7 +312,7 @@ def _facts(nodes: dict[Tokens, Node]) -> Iterable[list[Any]]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
     return f"{text[:12]}..." if len(text) > 40 else text
 
 

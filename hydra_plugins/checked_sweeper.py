@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -137,10 +138,13 @@ class CheckedSweeper(BasicSweeper):
             [*batch[job.number - first], f"hydra.sweep.subdir='{place}'"]
             for job, place in zip(jobs, places, strict=True)
         ]
-        returns = self.launcher.launch(lines, initial_job_idx=jobs[0].number)
-        for job, done in zip(jobs, returns, strict=True):
-            if done.return_value == "completed":
-                self.completed.add(job.number)
+        # Hydra's own launcher runs one job after the other, and keeps the configurations of all that it is handed
+        size = 1 if isinstance(self.launcher, BasicLauncher) else len(jobs)
+        for begin in range(0, len(jobs), size):
+            returns = self.launcher.launch(lines[begin : begin + size], initial_job_idx=jobs[begin].number)
+            for job, done in zip(jobs[begin : begin + size], returns, strict=True):
+                if done.return_value == "completed":
+                    self.completed.add(job.number)
 
     def _reused(self, job: SweepJob, watch: Watch) -> bool:
         """Fill the job's folder from the record of an earlier run as if it had run; False where there is none."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from suite.config import RunConfig
-from suite.errors import UserError
+from suite.errors import UserError, WriteError
 from suite.hardware.meters import Meter
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import Loaded, load, place
@@ -110,7 +110,7 @@ class RunContext:
         try:
             return {"id": item.id, "status": "ok", "error": None, **work(item)}
         except UserError as error:
-            if self.config.strict:
+            if self.config.strict or isinstance(error, WriteError):
                 raise
             log.warning("sample %s failed: %s", item.id, error)
             return {"id": item.id, "status": "failed", "error": str(error), "metrics": {}}

@@ -14,6 +14,10 @@ class ConfigError(UserError):
     """A configuration value that cannot be run."""
 
 
+class WriteError(UserError):
+    """A disk is full or read-only: the job is not failed but interrupted, and the same command goes on from there."""
+
+
 class JobsFailed(UserError):
     """A sweep went through, and some of its jobs failed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 
 from suite.config import RunConfig, identity, plain, typed
 from suite.context import RunContext
-from suite.errors import ConfigError, UserError
+from suite.errors import ConfigError, UserError, WriteError
 from suite.hardware.limits import worker
 from suite.models.loading import keep_only, place_copies
 from suite.models.plan import GpuModeConfig
@@ -38,6 +39,7 @@ from suite.tracking.view import job_info
 
 log = logging.getLogger(__name__)
 INDEX = Path("outputs") / ".index"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 siblings: list[RunConfig] = []
 """Configurations of the jobs of the sweep that this process runs; empty for a single job."""
 
@@ -236,7 +238,13 @@ def execute(
             if refused is not None:
                 raise refused
             result = run(config, context)
+        except WriteError:
+            raise
         except Exception as error:  # whatever broke, the record says so before the error goes on
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise WriteError(
+                    f"{error}; make room or choose another folder, then give the same command again."
+                ) from error
             failure = error
         failed = sum(row["status"] == "failed" for row in samples)
         record = job.finish(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from suite.errors import UserError
+from suite.errors import UserError, WriteError
 from suite.records.shape import check_row
 from suite.strict_json import parse
 
@@ -93,7 +93,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise WriteError(
             f"Cannot write {path} ({error.strerror}); what was computed is kept: make room or choose another folder, "
             "then give the same command again."
         ) from error
