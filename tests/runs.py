@@ -141,7 +141,7 @@ def settled(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what differs between two runs of the same job."""
     kept = {key: value for key, value in record.items() if key not in ("provenance", "started_at", "wall_time_s")}
     kept["metrics"] = {name: metric for name, metric in record["metrics"].items() if metric["unit"] not in MEASURED}
-    models = {name: {**facts, "load_s": None} for name, facts in record["facts"]["models"].items()}
+    models = {name: {**facts, "load_s": None} for name, facts in record["facts"].get("models", {}).items()}
     kept["facts"] = {**record["facts"], "models": models}
     return kept
 

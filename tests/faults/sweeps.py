@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tests import argo_runs, controller_runs
-from tests.runs import MEASURED, TinyPair, read_record
+from tests.runs import MEASURED, TinyPair, read_record, settled, settled_rows
 
 STUDIES = ("specdec", "argo", "controller")
 AXIS = "seed=1,2"
@@ -110,6 +110,12 @@ def kept_lines(folder: Path) -> dict[str, list[bytes]]:
 def finished(folder: Path) -> dict[str, bytes]:
     """Fingerprint -> record.json of every job that is done."""
     return {read_record(path.parent)["fingerprint"]: path.read_bytes() for path in folder.rglob("record.json")}
+
+
+def results(sweep: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Fingerprint -> record and samples of every job that is done, without what a clock or a meter measured."""
+    folders = [path.parent for path in sweep.rglob("record.json")]
+    return {(record := settled(read_record(f)))["fingerprint"]: (record, settled_rows(f)) for f in folders}
 
 
 def ids(folder: Path) -> dict[str, list[str]]:

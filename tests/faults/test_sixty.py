@@ -1,21 +1,44 @@
-"""A sweep of sixty jobs over the three studies, killed five times and finished: as if nobody had interrupted it."""
+"""Sixty jobs over the three studies: killed five times and finished, and through every launcher, the same results."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import Counter
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.faults import forked
-from tests.faults.sweeps import Studies, final_table, finished, ids
+from tests.faults.sweeps import Studies, final_table, finished, ids, results
+from tests.integration.test_launchers import LAUNCHERS
 
 pytestmark = pytest.mark.slow
 
 AXIS, JOBS, KILLS = "seed=range(1,21)", 60, 5
 HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet:
+    """The sweep, one job after the other, when nobody interrupts it."""
+
+    arguments: list[str]
+    sweep: Path
+    wall_s: float
+
+
+@pytest.fixture(scope="module")
+def quiet(studies: Studies, tmp_path_factory: pytest.TempPathFactory) -> Quiet:
+    folder = tmp_path_factory.mktemp("quiet")
+    arguments = [*studies.sweep(AXIS), "hydra.sweep.dir=sweep"]
+    began_s = time.monotonic()
+    assert attempt(folder, arguments, HOUR_S) == 0, (folder / "out.txt").read_text()
+    wall_s = time.monotonic() - began_s
+    assert len(finished(folder / "sweep")) == JOBS
+    return Quiet(arguments=arguments, sweep=folder / "sweep", wall_s=wall_s)
 
 
 def attempt(folder: Path, arguments: list[str], seconds: float) -> int:
@@ -26,23 +49,30 @@ def attempt(folder: Path, arguments: list[str], seconds: float) -> int:
     return forked.finish(process)
 
 
-def test_sixty_jobs_killed_five_times(studies: Studies, tmp_path: Path, figures: Counter[str]) -> None:
-    quiet, rough = tmp_path / "quiet", tmp_path / "rough"
-    arguments = [*studies.sweep(AXIS), "hydra.sweep.dir=sweep"]
-    for folder in (quiet, rough):
-        folder.mkdir()
-    began_s = time.monotonic()
-    assert attempt(quiet, arguments, HOUR_S) == 0, (quiet / "out.txt").read_text()
-    wall_s = time.monotonic() - began_s
-    assert len(finished(quiet / "sweep")) == JOBS
-
+def test_sixty_jobs_killed_five_times(quiet: Quiet, tmp_path: Path, figures: Counter[str]) -> None:
     luck, at = random.Random(0), list[int]()
     while len(at) < KILLS:
         # within what is left at most: a sweep of which nothing is left cannot be killed
-        left_s = wall_s * (1 - (at[-1] / JOBS if at else 0))
-        if attempt(rough, arguments, 4 + luck.uniform(0.1, 0.4) * left_s) != 0:
-            at.append(len(finished(rough)))
-    assert attempt(rough, arguments, HOUR_S) == 0, (rough / "out.txt").read_text()
-    figures[f"jobs in {wall_s:.0f} s; killed with {', '.join(map(str, at))} of them done, and finished"] = JOBS
-    assert ids(rough / "sweep") == ids(quiet / "sweep")
-    assert final_table(rough / "sweep") == final_table(quiet / "sweep")
+        left_s = quiet.wall_s * (1 - (at[-1] / JOBS if at else 0))
+        if attempt(tmp_path, quiet.arguments, 4 + luck.uniform(0.1, 0.4) * left_s) != 0:
+            at.append(len(finished(tmp_path)))
+    assert attempt(tmp_path, quiet.arguments, HOUR_S) == 0, (tmp_path / "out.txt").read_text()
+    figures[f"jobs in {quiet.wall_s:.0f} s; killed with {', '.join(map(str, at))} of them done, and finished"] = JOBS
+    _same(tmp_path / "sweep", quiet.sweep)
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_sixty_jobs_through_every_launcher(name: str, quiet: Quiet, tmp_path: Path, figures: Counter[str]) -> None:
+    if find_spec(name) is None:
+        pytest.skip(f"needs {name}: pip install {name}")
+    began_s = time.monotonic()
+    code = attempt(tmp_path, [*quiet.arguments, *LAUNCHERS[name]], HOUR_S)
+    assert code == 0, (tmp_path / "out.txt").read_text()
+    figures[f"jobs through {name}, in {time.monotonic() - began_s:.0f} s"] = len(finished(tmp_path / "sweep"))
+    _same(tmp_path / "sweep", quiet.sweep)
+
+
+def _same(sweep: Path, quiet: Path) -> None:
+    assert ids(sweep) == ids(quiet)
+    assert results(sweep) == results(quiet)
+    assert final_table(sweep) == final_table(quiet)
