@@ -1,6 +1,6 @@
 r"""A sweep's table for a paper: booktabs, intervals, and bold only what is better than every other row for sure.
 
-Needs \usepackage{booktabs}. The same records make the same bytes.
+Needs \usepackage{booktabs}. The same records make the same bytes. What is wider than a page says so in a comment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from suite.report.collect import JobRecord, Sweep, read_sweep
 from suite.report.paired import compare
 from suite.report.words import MISSING, heading, less_is_better, metric_text, setting
 
+PAGE = 3
+"""Metrics with their intervals that fit a column of text."""
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"$\sim$",
@@ -60,12 +62,18 @@ def latex(folder: Path, *, metrics: tuple[str, ...] = ()) -> str:
     for at, job in enumerate(jobs):
         cells = [escape(cells[at]) for cells in left.values()] + [str(job.done)]
         for name in names:
-            text = escape(metric_text(job.record["metrics"].get(name)))
-            cells.append(rf"\textbf{{{text}}}" if job is best[name] else text)
+            value, *interval = escape(metric_text(job.record["metrics"].get(name))).split(" ", 1)
+            text = rf"\textbf{{{value}}}" if job is best[name] else value
+            cells.append(" ".join([text, *(rf"{{\scriptsize {part}}}" for part in interval)]))
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    inside = [r"\centering", rf"\caption{{{_caption(jobs, any(best.values()))}}}", *lines]
-    return "\n".join([r"\begin{table}", *inside, r"\end{table}", ""])
+    inside = [
+        r"\centering\small\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{_caption(jobs, any(best.values()))}}}",
+        *lines,
+    ]
+    wide = f"% {len(names)} metrics are wider than a page; choose some: --metrics {','.join(names[:PAGE])}"
+    return "\n".join([*[wide] * (len(names) > PAGE), r"\begin{table}", *inside, r"\end{table}", ""])
 
 
 def escape(text: str) -> str:
@@ -104,6 +112,6 @@ def _caption(jobs: Sequence[JobRecord], bold: bool) -> str:
         *(["Bold: better than every other row, the paired difference's interval excluding 0."] * bold),
     ]
     if any(metric["origin"] == "modelled" for job in jobs for metric in job.record["metrics"].values()):
-        sentences.append("~: modelled from a hardware profile.")
+        sentences.append("~: modelled, not measured.")
     typed = "; ".join(rf"\texttt{{{escape(command)}}}" for command in commands)
     return f"{escape(' '.join(sentences))} Made by {typed}."

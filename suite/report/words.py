@@ -10,7 +10,7 @@ from suite.report.running import RUNNING
 
 ENOUGH_SAMPLES = 100
 MISSING = "–"
-LEGEND = "Values are means or corpus scores with 95 % confidence intervals. ~ modelled from a hardware profile."
+LEGEND = "Values are means or corpus scores with 95 % confidence intervals. ~ modelled, not measured."
 
 SPENT_UNITS = ("ms", "s", "J", "Wh", "MB", "GB", "bytes", "USD", "W")
 SPENT_WORDS = (

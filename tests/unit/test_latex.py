@@ -121,6 +121,12 @@ def test_it_is_whole_and_the_same_bytes_each_time(sweep: Path, tmp_path_factory:
     assert latex(elsewhere) == latex(sweep) == text
 
 
+def test_a_table_wider_than_a_page_says_so_in_a_comment(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("suite.report.latex.PAGE", 1)
+    first = latex(sweep).splitlines()[0]
+    assert first == "% 2 metrics are wider than a page; choose some: --metrics right"
+
+
 def test_escapes() -> None:
     assert escape("50 % & a_b ~1 {x} $ # ^ \\") == (
         r"50 \% \& a\_b $\sim$1 \{x\} \$ \# \textasciicircum{} \textbackslash{}"
