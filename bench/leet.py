@@ -11,6 +11,7 @@ import io
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -65,8 +66,8 @@ def capture(folder: Path, keys: list[str]) -> pyte.Screen:
     for key in keys:
         os.write(terminal, key.encode())
         _watch(terminal, stream)
-    os.write(terminal, b"\x03")
     os.close(terminal)
+    os.killpg(child, signal.SIGKILL)  # under nohup the end of its terminal would not end it
     os.waitpid(child, 0)
     return screen
 

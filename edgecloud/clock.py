@@ -123,8 +123,11 @@ class Clock:
 
     @property
     def lossless(self) -> bool:
-        """Whether the codec carries all that the verifier used: when sampling, the loop knows q exactly."""
-        return self.task.temperature == 0.0
+        """Whether the verifier used no more than the codec carries, and the codec changes nothing on its way."""
+        if self.task.method != "specdec" or self.task.verification in ("rank", "bild"):  # neither looks at q
+            return True
+        greedy = self.task.temperature == 0.0
+        return self.task.verification == "lossless" and self.codec.lossless(greedy=greedy)
 
     @property
     def note(self) -> str:
@@ -138,13 +141,13 @@ class Clock:
 
 
 def clock_of(cfg: RunConfig, pair: Pair) -> Clock | None:
-    """The clock of a job; None where it would tell nothing that the measured times do not.
+    """The clock of a job; None where there is nothing to price (`SpecDecConfig.priced`).
 
     Raises:
         UserError: times are to be modelled and a profile or a model lacks a figure.
     """
     task: SpecDecConfig = cfg.task
-    if task.network.name == "none" and not task.network.rtt_ms and task.clock == "measured":
+    if not task.priced:
         return None
     edge = task.cloud_hardware if task.method == "colocated" else cfg.hardware
     where = {"edge": edge, "cloud": task.cloud_hardware}
@@ -158,11 +161,16 @@ def clock_of(cfg: RunConfig, pair: Pair) -> Clock | None:
         task=task,
         edge=cfg.hardware,
         seed=cfg.seed,
-        codec=Codec(name=task.codec, vocab=pair.vocab, top=task.codec_top),
+        codec=codec_of(task, pair.vocab),
         rooflines=rooflines,
         placeholder=pair.placeholder,
         replayed=pair.tape is not None,
     )
+
+
+def codec_of(task: SpecDecConfig, vocab: int) -> Codec:
+    """The codec of a job's messages, for `vocab` token ids."""
+    return Codec(name=task.codec, vocab=vocab, top=task.codec_top)
 
 
 def metrics(rows: Sequence[dict[str, Any]], *, seed: int, note: str) -> dict[str, Metric]:

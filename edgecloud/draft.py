@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from edgecloud.codecs import Codec
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw
 
@@ -71,6 +72,8 @@ class EdgeDrafter:
         model: the edge.
         stop: early draft stopping: the token it holds for is the last of its block, and is sent with it.
         keep_q: whether a verifier needs q even when greedy; it is then the softmax at temperature 1.
+        codec: what carries q to a cloud that verifies losslessly; when sampling, tokens are drawn from what arrives.
+            None: q itself arrives.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class EdgeDrafter:
         stop: Callable[[Drafted], bool] | None = None,
         *,
         keep_q: bool = False,
+        codec: Codec | None = None,
     ) -> None:
-        self.model, self.sampling, self.stop, self.keep_q = model, sampling, stop, keep_q
+        self.model, self.sampling, self.stop, self.keep_q, self.codec = model, sampling, stop, keep_q, codec
 
     @property
     def seconds(self) -> float:
@@ -117,8 +121,7 @@ class EdgeDrafter:
             column = int(logits.argmax())
             q = self.model.spread(Sampling(temperature=1.0).probabilities(logits)) if self.keep_q else None
         else:
-            p = self.sampling.probabilities(logits)
-            column, q = draw(p, self.luck.uniform("draft", position)), self.model.spread(p)
+            column, q = self._drawn(self.sampling.probabilities(logits), self.luck.uniform("draft", position))
         nats, confidence = spread_of(logits)
         return Drafted(
             token=self.model.token(column),
@@ -129,6 +132,13 @@ class EdgeDrafter:
             q=q,
             chance=self.luck.uniform("gate", position),
         )
+
+    def _drawn(self, p: Tensor, u: float) -> tuple[int, Tensor]:
+        """A column drawn from `p` (columns,), and the q (vocab,) to verify it against."""
+        if self.codec is None:
+            return draw(p, u), self.model.spread(p)
+        token, q = self.codec.draw(self.model.spread(p).numpy(force=True), u)
+        return self.model.column(token), torch.from_numpy(q).to(p.device)
 
 
 class LookupDrafter:

@@ -208,6 +208,10 @@ class CachedLM:
         """Token id of a logit column."""
         return column if self.columns is None else int(self.columns[column])
 
+    def column(self, token: int) -> int:
+        """Logit column of a token id that has one."""
+        return token if self.columns is None else int(torch.searchsorted(self.columns, token))
+
     def spread(self, values: Tensor) -> Tensor:
         """Per-column `values` (columns,) as (vocab,) by token id, 0 where the model has no column."""
         if self.columns is None:

@@ -213,6 +213,11 @@ class SpecDecConfig:
             return (self.method,)
         return ("edge", "cloud") if self.drafter == "edge" else ("cloud",)
 
+    @property
+    def priced(self) -> bool:
+        """Whether a virtual clock prices the messages; else it would tell nothing that the measured times do not."""
+        return self.network.name != "none" or self.network.rtt_ms > 0 or self.clock == "modelled"
+
     def threshold(self, rule: str) -> float:
         """The threshold of a gate."""
         name = GATES[rule]

@@ -213,6 +213,7 @@ def sampling(task: SpecDecConfig) -> Sampling:
 
 def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
     """Who drafts and who judges."""
+    from edgecloud.clock import codec_of
     from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, NoDrafter
     from edgecloud.gates import GATES
     from edgecloud.verify import VERIFIERS, LocalCloud, Verification, ensemble, in_process
@@ -240,10 +241,13 @@ def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
         recorded = RecordedCloud(pair.tape, verifier, how, pair.eos)
         return RecordedDrafter(pair.tape, stop, lots=task.gate == "random"), recorded
     assert pair.edge is not None
+    # the only verifier whose law depends on the q it is told
+    sent = task.method == "specdec" and task.verification == "lossless" and task.priced
+    codec = codec_of(task, pair.vocab) if sent else None
     if pair.line is not None:
         from edgecloud.remote import RemoteCloud
 
-        drafter = EdgeDrafter(pair.edge, how.sampling, stop, keep_q=verifier is ensemble)
+        drafter = EdgeDrafter(pair.edge, how.sampling, stop, keep_q=verifier is ensemble, codec=codec)
         return drafter, RemoteCloud(pair.line, task.verification, how, fall_back=task.on_cloud_loss == "fallback")
     assert pair.cloud is not None
-    return in_process(pair.edge, pair.cloud, verifier, how, stop)
+    return in_process(pair.edge, pair.cloud, verifier, how, stop, codec)

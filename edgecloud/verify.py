@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from edgecloud.codecs import Codec
 from edgecloud.draft import Drafted, EdgeDrafter
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw
@@ -231,6 +232,7 @@ def in_process(
     verifier: Verifier,
     how: Verification,
     stop: Callable[[Drafted], bool] | None = None,
+    codec: Codec | None = None,
 ) -> tuple[EdgeDrafter, LocalCloud]:
     """A drafter and a cloud on two models of this process.
 
@@ -239,7 +241,7 @@ def in_process(
     """
     if edge.vocab != cloud.vocab:
         raise UserError(f"The edge has {edge.vocab} tokens, the cloud {cloud.vocab}; cut both to those they share.")
-    drafter = EdgeDrafter(edge, how.sampling, stop, keep_q=verifier is ensemble)
+    drafter = EdgeDrafter(edge, how.sampling, stop, keep_q=verifier is ensemble, codec=codec)
     return drafter, LocalCloud(cloud, verifier, how)
 
 

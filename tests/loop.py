@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecloud import gates, verify
+from edgecloud.codecs import Codec
 from edgecloud.decode import Ending, OnToken, Output, Rules, generate, speculate
 from edgecloud.draft import Drafted, Drafter, LookupDrafter, NoDrafter
 from edgecloud.gates import Gate
@@ -30,6 +31,7 @@ class Way:
     cloud_weight: float = 0.5
     overlap: bool = False
     sampling: Sampling = Sampling()
+    codec: Codec | None = None
 
     @property
     def rules(self) -> Rules:
@@ -49,7 +51,8 @@ class Way:
             return LookupDrafter(self.sampling, cloud.vocab), LocalCloud(cloud, self.verifier, self.how)
         if self.drafter == "none":
             return NoDrafter(), LocalCloud(cloud, self.verifier, self.how)
-        return in_process(edge, cloud, self.verifier, self.how, self.stops if self.draft_stop else None)
+        stop = self.stops if self.draft_stop else None
+        return in_process(edge, cloud, self.verifier, self.how, stop, self.codec)
 
     def stops(self, drafted: Drafted) -> bool:
         assert self.draft_stop is not None

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from edgecloud import gates, verify
+from edgecloud.codecs import Codec, Floats
 from edgecloud.decode import Ending
 from edgecloud.draft import Drafted
 from edgecloud.lm import CachedLM, Prompt
-from edgecloud.sampling import Luck, Sampling
+from edgecloud.sampling import Luck, Sampling, draw
+from edgecloud.schema import CODECS
 from edgecloud.verify import Verification, View
 from tests.loop import Way, alone, together
 from tests.tiny import VOCAB, FakeLM, Rule, fresh_logits, gpt2, llama, mistral, qwen2, related, short_head
@@ -214,6 +216,7 @@ def speculated(way: Way, edge: FakeLM, cloud: FakeLM) -> Callable[[Luck], list[i
     return lambda luck: together(edge, cloud, Prompt(tokens=PROMPT), way, ending, luck).tokens
 
 
+SENT = [name for name in CODECS if Codec(name=name, vocab=WORDS).lossless(greedy=False)]
 SAMPLED_WAYS = {
     **{f"k={k}": Way(k=k, sampling=SAMPLED) for k in (1, 2, 3)},
     "nucleus": Way(k=2, sampling=Sampling(temperature=0.6, top_p=0.85)),
@@ -221,6 +224,7 @@ SAMPLED_WAYS = {
     **{f"stop {i}": Way(k=3, sampling=SAMPLED, **stop) for i, stop in enumerate(STOPS) if stop},
     "lookup": Way(k=2, drafter="lookup", sampling=SAMPLED),
     "none": Way(drafter="none", sampling=SAMPLED),
+    **{f"codec {name}": Way(k=2, codec=Codec(name=name, vocab=WORDS, top=2), sampling=SAMPLED) for name in SENT},
     "bild 0": Way(k=2, verifier=verify.bild, surprise_threshold_nats=0.0, sampling=SAMPLED),
     "random gate of rate 1": Way(k=2, gate=gates.random, threshold=1.0, sampling=SAMPLED),
     "ensemble of the cloud alone": Way(k=2, verifier=verify.ensemble, cloud_weight=1.0, sampling=SAMPLED),
@@ -292,6 +296,18 @@ def test_the_test_of_the_distribution_fails_on_the_q_of_another_temperature() ->
     edge, cloud = five_words()
     way = Way(k=2, sampling=Sampling(temperature=0.5), verifier=q_of_temperature_one)
     assert p_value(speculated(way, edge, cloud), exact(cloud, way.sampling), draws=1500) < 1e-6
+
+
+def test_the_test_of_the_distribution_fails_on_a_draft_drawn_from_more_than_arrives() -> None:
+    class HidingCodec(Codec):
+        """Wrong: the token is drawn from q, and verified against what is left of q."""
+
+        def draw(self, p: Floats, u: float) -> tuple[int, Floats]:
+            return draw(torch.from_numpy(p), u), self.arrives(p)
+
+    edge, cloud = five_words()
+    way = Way(k=2, codec=HidingCodec(name="topk", vocab=WORDS, top=2), sampling=SAMPLED)
+    assert p_value(speculated(way, edge, cloud), exact(cloud, SAMPLED), draws=1500) < 1e-6
 
 
 @pytest.mark.parametrize("bug", ["bonus from q", "off by one", "greedy bonus", "redrawn residual", "one luck"])

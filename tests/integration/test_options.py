@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecloud.schema import DRAFTERS, GATES, SCHEDULES, SENDS_ALL, STOPS, VERIFICATIONS, SpecDecConfig
+from edgecloud.schema import CODECS, DRAFTERS, GATES, SCHEDULES, SENDS_ALL, STOPS, VERIFICATIONS, SpecDecConfig
 from suite.errors import ConfigError
 from tests.runs import Here, read_record, read_rows, records
 
@@ -55,6 +55,23 @@ def test_every_drafter_schedule_and_threshold_that_is_lossless_writes_what_the_c
         jobs.append(here.job(*FEW, "task.verification=lossless", f"task.gate={gate}", option))
     assert len({str([row["tokens"] for row in read_rows(job)]) for job in jobs}) == 1
     assert {read_record(job)["facts"]["mode"] for job in jobs} == {"lossless", "cloud alone"}
+
+
+def test_a_codec_that_carries_less_than_the_verifier_used_is_told(here: Here) -> None:
+    sampled = ["network=wifi", "task.temperature=1.0", "task.gate=always", f"task.codec={','.join(CODECS)}"]
+    jobs = sweep(here, *sampled, f"task.verification={','.join(VERIFICATIONS)}")
+    told = {}
+    for job in jobs:
+        record = read_record(job)
+        task = record["config"]["task"]
+        told[task["codec"], task["verification"]] = record["facts"]["codec_lossless"]
+    assert {how for (codec, how), fine in told.items() if codec == "residual" and fine} == {"rank", "bild"}
+    assert {how for (codec, how), fine in told.items() if codec == "ids" and not fine} == {"ensemble"}
+    ids, whole = (
+        read_record(here.job(*FEW, *sampled[:3], f"task.codec={codec}", "task.verification=lossless"))["metrics"]
+        for codec in ("ids", "full")
+    )
+    assert ids["bytes_up"]["value"] < whole["bytes_up"]["value"]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_short_head_has_its_own_columns(vocab: int, kept: list[int]) -> None:
     same(logits, fresh_logits(model, [1, 2, 3])[0, kept])
     assert (lm.vocab, lm.width) == (vocab, len(kept))
     assert [lm.token(column) for column in range(len(logits))] == kept
+    assert [lm.column(token) for token in kept] == list(range(len(logits)))
     p = torch.softmax(logits, -1)
     spread = lm.spread(p)
     assert spread.shape == (vocab,)
