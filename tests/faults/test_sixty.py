@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chrome import CHROMIUM, Chrome
 from tests.faults import forked
 from tests.faults.sweeps import Studies, final_table, finished, ids, results
 from tests.integration.test_launchers import LAUNCHERS
@@ -59,6 +60,19 @@ def test_sixty_jobs_killed_five_times(quiet: Quiet, tmp_path: Path, figures: Cou
     assert attempt(tmp_path, quiet.arguments, HOUR_S) == 0, (tmp_path / "out.txt").read_text()
     figures[f"jobs in {quiet.wall_s:.0f} s; killed with {', '.join(map(str, at))} of them done, and finished"] = JOBS
     _same(tmp_path / "sweep", quiet.sweep)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
+def test_the_report_of_sixty_jobs_opens(quiet: Quiet, tmp_path: Path) -> None:
+    chrome = Chrome(tmp_path)
+    try:
+        chrome.open(quiet.sweep / "report.html")
+        assert chrome.js("document.querySelectorAll('#jobs tbody tr').length") == JOBS
+        assert chrome.js("document.querySelectorAll('.chart').length") > 0
+        assert [address for address in chrome.requests if not address.startswith(("file://", "data:"))] == []
+        assert chrome.complaints == []
+    finally:
+        chrome.close()
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
