@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,19 @@ from argo.summary import Summary
 from suite.records.store import write_atomic
 from suite.report.plot import GREY, STYLE
 
-LOOK = {
-    "argo": ("#0072b2", "o", "-"),
-    "always_retrieve": ("#d55e00", "s", "--"),
-    "always_reason": ("#009e73", "^", "-."),
-    "random": ("#cc79a7", "D", ":"),
-    "fixed_k": ("#e69f00", "v", (0, (5, 1, 1, 1, 1, 1))),
-    "confidence": ("#56b4e9", "P", (0, (3, 1))),
-    "difficulty": ("#a6761d", "X", (0, (1, 1))),
-}
-"""Strategy -> colour, marker, dash."""
-OF_ONES_OWN = ("#000000", "*", (0, (2, 2)))
-"""The same of a strategy that was added to the suite's."""
+LOOK: defaultdict[str, tuple[str, str, Any]] = defaultdict(
+    lambda: ("#000000", "*", (0, (2, 2))),
+    {
+        "argo": ("#0072b2", "o", "-"),
+        "always_retrieve": ("#d55e00", "s", "--"),
+        "always_reason": ("#009e73", "^", "-."),
+        "random": ("#cc79a7", "D", ":"),
+        "fixed_k": ("#e69f00", "v", (0, (5, 1, 1, 1, 1, 1))),
+        "confidence": ("#56b4e9", "P", (0, (3, 1))),
+        "difficulty": ("#a6761d", "X", (0, (1, 1))),
+    },
+)
+"""Strategy -> colour, marker, dash; one that was added to the suite's is black."""
 RATIO = "cost of a retrieval, in steps of reasoning (c_r / c_p)"
 HOLLOW = "bands, bars: 95 %, the same resamples for all; hollow: same policy as the point before"
 Band = tuple[float, float] | None
@@ -85,9 +87,9 @@ def _along_ratio(axis: Any, lines: Mapping[str, Sequence[Point]], value: Callabl
         low, high = _edges(heights, bands)
         if strategy in ALIKE_AT_ANY_COST:
             beside += 0.02 * (max(every) - min(every) or 1.0)
-            axis.vlines([beside], low[-1:], high[-1:], color=LOOK.get(strategy, OF_ONES_OWN)[0], linewidth=1.5)
+            axis.vlines([beside], low[-1:], high[-1:], color=LOOK[strategy][0], linewidth=1.5)
         elif len(line) > 1:
-            axis.fill_between(ratios, low, high, color=LOOK.get(strategy, OF_ONES_OWN)[0], alpha=0.18, linewidth=0)
+            axis.fill_between(ratios, low, high, color=LOOK[strategy][0], alpha=0.18, linewidth=0)
 
 
 def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) -> Any:
@@ -98,9 +100,7 @@ def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) 
         _line(axis, strategy, line, costs, heights)
         low, high = _edges(heights, [p.band for p in line])
         bars = slice(None) if strategy == "argo" else slice(1)
-        axis.vlines(
-            costs[bars], low[bars], high[bars], color=LOOK.get(strategy, OF_ONES_OWN)[0], linewidth=1, alpha=0.7
-        )
+        axis.vlines(costs[bars], low[bars], high[bars], color=LOOK[strategy][0], linewidth=1, alpha=0.7)
         spots: dict[tuple[float, float], list[str]] = {}
         for point, cost, height in zip(line, costs, heights, strict=True) if strategy == "argo" else ():
             spots.setdefault((round(cost, 9), height), []).append(f"{point.cell.cost_ratio:g}")
@@ -112,7 +112,7 @@ def _graph_cost(lines: Mapping[str, Sequence[Point]], facts: Mapping[str, Any]) 
 
 def _line(axis: Any, strategy: str, line: Sequence[Point], x: Sequence[float], y: Sequence[float]) -> None:
     """One strategy, its marker filled where its policy is new."""
-    colour, marker, dash = LOOK.get(strategy, OF_ONES_OWN)
+    colour, marker, dash = LOOK[strategy]
     width, above = (2.2, 3) if strategy == "argo" else (1.3, 2)
     fresh = [i == 0 or line[i - 1].policy != point.policy for i, point in enumerate(line)]
     axis.plot(x, y, linestyle=dash, color=colour, linewidth=width, zorder=above)

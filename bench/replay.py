@@ -30,7 +30,9 @@ from suite.context import RunContext
 from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
 from suite.models.spec import ModelConfig
+from suite.records import SampleLog
 from suite.records.provenance import packages
+from suite.tracking.tracker import GuardedTracker
 
 SETTINGS: list[dict[str, Any]] = [
     {"gate": "always", "verification": "lossless", "k": 5},
@@ -56,7 +58,8 @@ def main() -> None:
         base = SpecDecConfig(sweep="replay", trace=f"{folder}/trace.jsonl", cloud_hardware=float32)
         models = {name: ModelConfig(source="zoo", id=f"omni_tiny/{name}") for name in ("edge", "cloud")}
         config = RunConfig(task=base, models=models, dataset=VoicesConfig(max_samples=args.samples), hardware=float32)
-        context: Any = RunContext(config=config, folder=Path(folder), samples=None, tracker=None)  # type: ignore[arg-type]
+        rows = SampleLog(Path(folder) / "samples.jsonl")
+        context = RunContext(config=config, folder=Path(folder), samples=rows, tracker=GuardedTracker(lambda: None))
         samples = read_data(config.dataset).samples
         pair = load_pair(context, base)
         prompts = [live.ask(sample, pair)[0] for sample in samples]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from edgecloud.analysis import CALLS, Point
 from edgecloud.network import NetworkConfig
@@ -23,8 +23,11 @@ from suite.records import SampleLog
 from suite.report.collect import JobRecord
 from suite.tracking import JobInfo, TrackerConfig, open_tracker
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ORACLE_NATS = (3.0, 1.5, 0.7)
-C = TypeVar("C")
+C = TypeVar("C", bound="DataclassInstance")
 
 
 def bounds(job: JobRecord, quality: str) -> list[Point]:
@@ -85,7 +88,7 @@ def _typed(cls: type[C], raw: dict[str, Any]) -> C:
     """A configuration dataclass from plain values; a record holds an infinite float as text."""
     hints = get_type_hints(cls, localns={"NetworkConfig": NetworkConfig, "HardwareConfig": HardwareConfig})
     values = {}
-    for field in fields(cls):  # type: ignore[arg-type]  # every configuration is a dataclass
+    for field in fields(cls):
         value, kind = raw[field.name], hints[field.name]
         if isinstance(value, dict) and isinstance(kind, type) and is_dataclass(kind):
             value = _typed(kind, value)

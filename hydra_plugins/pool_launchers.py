@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -51,9 +52,9 @@ class PoolLauncher(Launcher):
             for line, status in zip(job_overrides, self.statuses(works), strict=True)
         ]
 
+    @abstractmethod
     def statuses(self, works: list[Work]) -> Iterator[str]:
         """The status of each job, in order, when all are done."""
-        raise NotImplementedError
 
     def _work(self, overrides: list[str], number: int) -> Work:
         from suite import job

@@ -15,7 +15,7 @@ class ConfigError(UserError):
 
 
 class WriteError(UserError):
-    """A disk is full or read-only: the job is not failed but interrupted, and the same command goes on from there."""
+    """A file or store cannot be written: the job is not failed but interrupted, and the same command goes on."""
 
 
 class JobsFailed(UserError):

@@ -64,10 +64,11 @@ class Worker:
         """
         job = pickle.dumps((function, args))
         _ = self.applied
+        value: T
         value, error = self._exchange(job)
         if error is not None:
             raise error
-        return value  # type: ignore[no-any-return]
+        return value
 
     def stop(self, grace_s: float = 2.0) -> None:
         """End the child: by closing its pipe, then after `grace_s` by force. The next job starts a new one."""

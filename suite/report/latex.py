@@ -15,7 +15,7 @@ from suite.report.paired import compare
 from suite.report.words import MISSING, heading, less_is_better, metric_text, setting
 
 PAGE = 3
-"""Metrics with their intervals that fit a column of text."""
+"""Metrics with their intervals that about fill the width of a page, beside two settings."""
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"$\sim$",
