@@ -263,6 +263,9 @@ def test_ctrl_c_stops_the_child_at_once(tmp_path, group):
     (os.killpg if group else os.kill)(parent.pid, signal.SIGINT)
     assert gone(pid, within_s=10)
     assert parent.poll() is None  # the parent still lives: it was not its death that ended the child
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "output.txt").read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)  # the child may be gone before the parent has said so
     parent.kill()
     parent.wait()
     assert (tmp_path / "output.txt").read_text() == "interrupted\n"  # and no traceback of the child
