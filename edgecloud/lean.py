@@ -11,6 +11,7 @@ embeddings, sliding windows, weights that others quantised; `lean_supports` says
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgecloud.packed import BLOCK, Packed, linear
+from edgecloud.packed import BLOCK, Matrix, Packed, Reordered, linear
 from suite.errors import UserError
 
 FIRST_LENGTH = 512  # cache positions allocated at first; doubled when full
@@ -67,22 +68,25 @@ class Layer(NamedTuple):
     """The weights of one layer, projections of the same input joined: one matrix product instead of three or two."""
 
     norm1: Tensor
-    qkv: Tensor | Packed
+    qkv: Matrix
     bias: Tensor | None
-    out: Tensor | Packed
+    out: Matrix
     norm2: Tensor
-    gate_up: Tensor | Packed
-    down: Tensor | Packed
+    gate_up: Matrix
+    down: Matrix
 
 
-_packed: WeakKeyDictionary[Any, tuple[list[Layer], Packed]] = WeakKeyDictionary()
-"""By model: packing rounds its weights, and is not to do so again for every job of a sweep."""
+_held: WeakKeyDictionary[Any, tuple[list[Layer], Matrix]] = WeakKeyDictionary()
+"""By model: packing rounds its weights, and neither it nor a copy is to be made again for every job of a sweep."""
+COPY_UP_TO = 4e9
+"""Bytes of a model that may be held twice, once reordered."""
 
 
 class LeanWeights:
     """The fused weights of a Llama, Qwen2 or Qwen2.5-Omni thinker, and the pass through their layers.
 
-    It shares the model's memory. Whoever holds the cache (`LeanLlama`, `LeanBatch`) brings the attention.
+    It shares the model's memory, but for a second copy of the matrices where the order pays (`packed.Reordered`).
+    Whoever holds the cache (`LeanLlama`, `LeanBatch`) brings the attention.
     """
 
     def __init__(self, model: Any, bits: int | None = None) -> None:
@@ -96,17 +100,8 @@ class LeanWeights:
         self.dim: int = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
         self.eps, self.width = cfg.rms_norm_eps, (cfg.hidden_size,)
         self.embed: Tensor = body.embed_tokens.weight
-        # a shortened head (suite.models.short_head) keeps its rows apart; a plain head is the lm_head's weight
-        head: Tensor = model.compact_head if hasattr(model, "compact_head") else model.lm_head.weight
-        self.head: Tensor | Packed = head
         self.norm: Tensor = body.norm.weight
-        if bits is None:
-            self.layers = [_fuse(layer) for layer in body.layers]
-        else:
-            if model not in _packed:
-                _check_packable(cfg, head)
-                _packed[model] = [_pack(_fuse(layer), bits) for layer in body.layers], Packed(head, 8)
-            self.layers, self.head = _packed[model]
+        self.layers, self.head = _matrices(model, bits)
         self.rotary = body.rotary_emb
 
     def rotations(self, length: int) -> None:
@@ -189,6 +184,23 @@ class LeanLlama(LeanWeights):
         return y[0].transpose(0, 1).reshape(len(q), -1)
 
 
+def _matrices(model: Any, bits: int | None) -> tuple[list[Layer], Matrix]:
+    """Layers and head: packed, reordered where that pays, or as they are."""
+    layers = _decoder(model).layers
+    # a shortened head (suite.models.short_head) keeps its rows apart; a plain head is the lm_head's weight
+    head: Tensor = model.compact_head if hasattr(model, "compact_head") else model.lm_head.weight
+    copied = Reordered.pays(head) and model.num_parameters() * head.itemsize <= COPY_UP_TO
+    if bits is None and not copied:
+        return [_fuse(layer) for layer in layers], head
+    if model not in _held:
+        if bits is None:
+            _held[model] = [_each(_fuse(layer), Reordered) for layer in layers], Reordered(head)
+        else:
+            _check_packable(model.config.get_text_config(decoder=True), head)
+            _held[model] = [_each(_fuse(layer), partial(Packed, bits=bits)) for layer in layers], Packed(head, 8)
+    return _held[model]
+
+
 def _fuse(layer: Any) -> Layer:
     att, mlp = layer.self_attn, layer.mlp
     qkv = (att.q_proj, att.k_proj, att.v_proj)
@@ -221,11 +233,6 @@ def _check_packable(cfg: Any, head: Tensor) -> None:
         )
 
 
-def _pack(layer: Layer, bits: int) -> Layer:
-    def packed(weight: Tensor | Packed) -> Packed:
-        assert isinstance(weight, Tensor)
-        return Packed(weight, bits)
-
-    return layer._replace(
-        qkv=packed(layer.qkv), out=packed(layer.out), gate_up=packed(layer.gate_up), down=packed(layer.down)
-    )
+def _each(layer: Layer, make: Callable[[Any], Matrix]) -> Layer:
+    """The same with its matrices made into something else."""
+    return layer._replace(qkv=make(layer.qkv), out=make(layer.out), gate_up=make(layer.gate_up), down=make(layer.down))

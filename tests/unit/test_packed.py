@@ -9,10 +9,11 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
+from edgecloud import lean
 from edgecloud.batch import BatchedLM
 from edgecloud.lean import LeanLlama
 from edgecloud.lm import CachedLM
-from edgecloud.packed import NARROW, Packed, linear
+from edgecloud.packed import NARROW, Packed, Reordered, linear
 from suite.errors import UserError
 from tests.tiny import fresh_logits, gpt2, llama, qwen2, short_head
 
@@ -75,6 +76,24 @@ def test_a_batch_and_a_shortened_head_are_packed_too() -> None:
     together = BatchedLM(model, slots=2, bits=4).sequence().logits(TOKENS[:9])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(alone, fresh_logits(model, TOKENS[:9])[:, head], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not Reordered.pays(torch.zeros(1, dtype=torch.bfloat16)), reason="no bfloat16 kernels here")
+@pytest.mark.parametrize("make", [lambda: llama(1), lambda: qwen2(6), lambda: short_head(9, list(range(1, 40, 3)))])
+@torch.inference_mode()
+def test_weights_in_another_order_are_the_same_weights(make, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with torch.inference_mode(False):
+        model = make().bfloat16()
+    with monkeypatch.context() as patch:
+        patch.setattr(lean, "COPY_UP_TO", 0)  # the model is too large to be held twice
+        plain = LeanLlama(model)
+    engine = LeanLlama(model)
+    assert isinstance(plain.head, torch.Tensor) and {type(engine.head), type(engine.layers[0].qkv)} == {Reordered}
+    for one in (TOKENS[:17], *([token] for token in TOKENS[17:30]), TOKENS[30:]):  # a prompt, single tokens, a block
+        assert torch.equal(engine.feed(one, keep=1), plain.feed(one, keep=1))
+    wide = torch.randn(300, 64).bfloat16(), torch.randn(50, 64).bfloat16(), torch.arange(50).bfloat16()
+    torch.testing.assert_close(linear(wide[0], Reordered(wide[1]), wide[2]), linear(*wide), rtol=2e-2, atol=2e-2)
+    assert LeanLlama(model).layers is engine.layers  # the next job of a sweep makes no third copy
 
 
 def test_what_cannot_be_packed_is_a_sentence() -> None:
