@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from controller import crops
 from controller.decoder import Decoder
 from controller.eyes import Eyes, LlavaEyes
-from controller.knobs import gate_of, knobs
+from controller.knobs import SPARSE, gate_of, knobs
 from controller.molmo import Molmo2Eyes
 from controller.schema import ControllerConfig
 from controller.space import Space
@@ -249,7 +249,7 @@ class Adapter:
 
 
 def open_adapter(loaded: Loaded, task: ControllerConfig) -> Adapter:
-    """The adapter for a loaded model, its experts pinned to run one by one.
+    """The adapter for a loaded model, its experts pinned to do only what is asked of them.
 
     Raises:
         UserError: models of this kind cannot be driven.
@@ -270,7 +270,7 @@ def open_adapter(loaded: Loaded, task: ControllerConfig) -> Adapter:
         )
     if any(gate_of(block) for block in stack.layers):
         # the grouped variants are slow on a CPU, and not monotone in top-k
-        stack.set_experts_implementation("eager")
+        stack.set_experts_implementation(SPARSE)
     # eager attention adds its mask to the scores, so the truth values of `Decoder.block` would hide nothing
     stack.set_attn_implementation("sdpa")
     llava = kind == "llava"

@@ -19,7 +19,9 @@ CHANNELS = 5
 TIERS = {"low": (1,), "medium": (1, 2), "high": (1, 3)}
 """Name of a tier -> its grids of crops."""
 GRIDS = (1, 2, 3)
-TOKENS = 4
+ACROSS = 4
+"""Vision tokens in a row of a crop, and rows of them."""
+TOKENS = ACROSS * ACROSS
 """Vision tokens a crop, in reading order."""
 
 Images = npt.NDArray[np.uint8]

@@ -72,13 +72,14 @@ def read(path: Path) -> Features:
     return Features(language=stored["language"], vision=stored["vision"])
 
 
+@cache
 def budget_features(budget_ms: float, low_ms: float, high_ms: float, size: int) -> Floats:
     """Sinusoidal features of a budget, (size,): sines, then cosines, of half a turn up to eight turns over the range.
 
     A budget's place between `low_ms` (0) and `high_ms` (1) is taken on a logarithmic scale, because what matters is
     relative: the reward divides the overrun by the budget, and configurations lie closer to each other at the cheap
     end. Budgets beyond the range count as its ends: under the cheapest configuration only the cheapest is left, over
-    the dearest nothing more can be bought.
+    the dearest nothing more can be bought. Kept once computed: a budget is set once and asked of many samples.
 
     Args:
         budget_ms: one.
@@ -95,7 +96,9 @@ def budget_features(budget_ms: float, low_ms: float, high_ms: float, size: int) 
         raise ConfigError(f"{size} budget features cannot be half sines, half cosines; give an even number.")
     place = math.log(min(max(budget_ms, low_ms), high_ms) / low_ms) / math.log(high_ms / low_ms)
     angles = [place * turns for turns in _turns(size // 2)]  # for so few numbers numpy is slower
-    return np.array([*map(math.sin, angles), *map(math.cos, angles)])
+    encoded = np.array([*map(math.sin, angles), *map(math.cos, angles)])
+    encoded.flags.writeable = False
+    return encoded
 
 
 @cache

@@ -144,7 +144,7 @@ def _steered(bench: Bench, controller: Controller, sample: Sample, budget_ms: fl
     adapter, here, image = bench.adapter, controller.here, sample.open()
     asked = adapter.ask(sample.question)
     start = time.perf_counter()
-    budget = here.budget_features([budget_ms])[0]
+    budget = here.budget_features(budget_ms)
     language = adapter.language(asked.question, asked.ids)
     tier = controller.tier(language, budget, budget_ms, len(asked.ids))
     first_ms = 1000 * (time.perf_counter() - start)

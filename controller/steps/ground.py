@@ -6,7 +6,6 @@ estimator's, which is known for every sample and has no noise; real runs are C8'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -81,14 +80,13 @@ class Ground:
     held: Side
     test: Side
 
-    def budget_features(self, budgets_ms: Sequence[float] | Floats) -> Floats:
-        """(budgets, `BUDGET_SIZE`)."""
-        low, high = float(self.budgets_ms[0]), float(self.budgets_ms[-1])
-        return np.stack([features.budget_features(float(one), low, high, BUDGET_SIZE) for one in budgets_ms])
+    def budget_features(self, budget_ms: float) -> Floats:
+        """(`BUDGET_SIZE`,)."""
+        return features.budget_features(budget_ms, float(self.budgets_ms[0]), float(self.budgets_ms[-1]), BUDGET_SIZE)
 
     @cached_property
     def _encoded(self) -> Floats:
-        return self.budget_features(self.budgets_ms)[None]
+        return np.stack([self.budget_features(one) for one in self.budgets_ms.tolist()])[None]
 
     @property
     def per_tier(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from controller.knobs import dense_masked, gate_of, knobs
+from controller.knobs import dense_masked, gate_of, knobs, sorted_by_expert
 from tests import tiny_vlm
 
 
@@ -106,12 +106,13 @@ def test_mass_of_a_router_that_normalises_is_one(model, monkeypatch):
     assert torch.allclose(weights.sum(-1), torch.ones(7))
 
 
-@pytest.mark.parametrize("top_k", [2, 8])
-def test_dense_experts_equal_sparse_ones(model, top_k):
+@pytest.mark.parametrize("run", [sorted_by_expert, dense_masked])
+@pytest.mark.parametrize("tokens", [1, 3, 50])
+@pytest.mark.parametrize("top_k", [1, 2, 8])
+def test_both_ways_to_run_the_experts_equal_the_loop_of_transformers(model, run, tokens, top_k):
     block = model.model.language_model.layers[1].mlp
-    hidden = torch.randn(50, tiny_vlm.WIDTH, generator=torch.Generator().manual_seed(2))
+    hidden = torch.randn(tokens, tiny_vlm.WIDTH, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode(), knobs(model, top_k=top_k):
         _, weights, index = block.gate(hidden)
-        sparse = block.experts(hidden, index, weights)
-        dense = dense_masked(block.experts, hidden, index, weights)
-    assert (sparse - dense).abs().max() < 1e-5 * sparse.abs().max().clamp(min=1)
+        loop = block.experts(hidden, index, weights)
+        assert (loop - run(block.experts, hidden, index, weights)).abs().max() < 1e-5 * loop.abs().max().clamp(min=1)

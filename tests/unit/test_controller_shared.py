@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from controller import features, shared
 from controller.adapter import Adapter, Run, open_adapter
-from controller.knobs import gate_of
+from controller.knobs import SPARSE, gate_of
 from controller.shared import Chunk, answers, influence
 from controller.space import kept_blocks
 from suite.errors import ConfigError, UserError
@@ -140,7 +140,7 @@ def test_the_model_is_left_as_it_was(adapter: Adapter) -> None:
     answers(chunk, tier="low", top_k=6, kept=[(0, 1)], max_new_tokens=2)
     with pytest.raises(IndexError):
         answers(chunk, tier="low", top_k=6, kept=[(0, 9)], max_new_tokens=2)
-    assert stack.config._experts_implementation == "eager"
+    assert stack.config._experts_implementation == SPARSE
     assert {gate_of(layer).top_k for layer in stack.layers} == {3}
 
 
@@ -166,8 +166,8 @@ def test_features(adapter: Adapter, tmp_path: Path) -> None:
 
 
 def test_budget_features_tell_budgets_apart() -> None:
-    encoded = torch.stack(
-        [torch.from_numpy(features.budget_features(one, 10.0, 100.0, 16)) for one in np.logspace(1, 2, 33)]
+    encoded = torch.from_numpy(
+        np.stack([features.budget_features(one, 10.0, 100.0, 16) for one in np.logspace(1, 2, 33)])
     )
     assert encoded.shape == (33, 16)
     assert encoded.abs().max() <= 1

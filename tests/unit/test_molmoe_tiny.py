@@ -115,11 +115,11 @@ def test_only_training_asks_without_the_choices():
 
 def test_labels_lie_where_the_things_are():
     sample = corpus.sample("train", "shapes", 4)
-    told = corpus.labels(sample.scene, 6)
+    told = corpus.labels(sample.scene, corpus.PLACES)
     assert told[..., 0].sum() == len(sample.scene.things)
     for thing in sample.scene.things:
         left, top, right, bottom = thing.box
-        row, column = (top + bottom) // 32, (left + right) // 32
+        row, column = ((a + b) * corpus.PLACES // (2 * SIDE) for a, b in ((top, bottom), (left, right)))
         assert told[row, column, 1] == 1 + corpus.KINDS.index(thing.kind)
 
 
@@ -243,7 +243,7 @@ def test_the_vision_tokens_loss_falls(made, tok, batch):
 def test_small_paths_drop_late_blocks_and_at_most_a_quarter():
     drawn = paths.small(np.random.default_rng(0), 400, 16)
     gone = (~drawn.kept).sum(dim=1)
-    assert (~drawn.kept).sum(dim=0).max() == 4 and set(drawn.top_k.tolist()) == set(model.TOP_KS)
+    assert (~drawn.kept).sum(dim=0).max() == 4 and set(drawn.top_k.tolist()) == set(paths.SMALL)
     assert gone.max() / 400 <= 0.3 and gone[8:].sum() > 2 * gone[:8].sum()
     assert set(drawn.vision.sum(dim=1).tolist()) == {crops.count(tier) * crops.TOKENS for tier in crops.TIERS}
 

@@ -29,7 +29,7 @@ class Batch:
     pixels: Tensor
     """(images x 14, 5, 64, 64): the crops of all three grids."""
     labels: Tensor
-    """(images, 56, n): what each vision token shows."""
+    """(images, 224, n): what each vision token shows."""
     ids: Tensor
     """(images, text): questions and answers, padded."""
     segment: Tensor
@@ -49,7 +49,7 @@ ALL_TOKENS = ALL_CROPS * crops.TOKENS
 
 
 def tokens_of(tier: str) -> Tensor:
-    """Which of the vision tokens of all grids a tier has, (56,)."""
+    """Which of the vision tokens of all grids a tier has, (224,)."""
     of_grid = np.repeat(crops.GRIDS, [grid * grid * crops.TOKENS for grid in crops.GRIDS])
     return torch.from_numpy(np.isin(of_grid, crops.TIERS[tier]))
 
@@ -78,7 +78,7 @@ class Maker:
         """Samples as tensors, of each the questions that fit into `text` tokens, at least one."""
         labels, rows = [], []
         for one in samples:
-            by_grid = {grid: corpus.labels(one.scene, 2 * grid) for grid in crops.GRIDS}
+            by_grid = {grid: corpus.labels(one.scene, crops.ACROSS * grid) for grid in crops.GRIDS}
             labels.append(token_labels(by_grid, crops.GRIDS))
             rows.append(self._row(one))
         longest = max(self.text, max(len(row[0]) for row in rows))  # one shape, batch after batch
@@ -111,11 +111,11 @@ class Maker:
 
 
 def token_labels(by_grid: dict[int, npt.NDArray[np.int64]], grids: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Labels of regions, (2 grid, 2 grid, n) for each grid, in the order of the tokens, (tokens, n)."""
-    told = []
+    """Labels of regions, (4 grid, 4 grid, n) for each grid, in the order of the tokens, (tokens, n)."""
+    told, across = [], crops.ACROSS
     for grid in grids:
         regions = by_grid[grid]
-        cut = regions.reshape(grid, 2, grid, 2, -1).transpose(0, 2, 1, 3, 4)
+        cut = regions.reshape(grid, across, grid, across, -1).transpose(0, 2, 1, 3, 4)
         told.append(cut.reshape(grid * grid * crops.TOKENS, -1))
     return np.concatenate(told)
 

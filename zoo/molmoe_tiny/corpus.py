@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from controller.crops import GRIDS
+from controller.crops import ACROSS, GRIDS
 from suite.rng import generator
 from zoo.molmoe_tiny.drawing import COLOURS, SHAPES, Image
 from zoo.molmoe_tiny.questions import SETS, Question
@@ -24,7 +24,7 @@ from zoo.molmoe_tiny.scenes import COUNTRIES, LEVELS, SIGNS, Scene
 
 SEED = 20_261
 SPLITS = ("train", "tune", "test")
-PLACES = 2 * max(GRIDS)
+PLACES = ACROSS * max(GRIDS)
 """Rows and columns of the finest grid of vision tokens."""
 KINDS = (*SHAPES, "sign", "flag", "bar", "tile")
 LABELS = {

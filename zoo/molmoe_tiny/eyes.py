@@ -64,6 +64,6 @@ class Eyes(nn.Module):
 
 
 def see(model: Any, batch: Batch) -> Tensor:
-    """Vision tokens of all three grids, (images, 56, width)."""
+    """Vision tokens of all three grids, (images, 224, width)."""
     features = model.model.vision_tower(batch.pixels).last_hidden_state
     return model.model.multi_modal_projector(features).view(len(batch.ids), -1, model.config.text_config.hidden_size)

@@ -1,7 +1,7 @@
 """The model: stock classes of transformers at a tiny scale, and a byte-level tokenizer for short answers.
 
-`LlavaForConditionalGeneration` = a LeViT tower (four 3x3 convolutions, attention over 4x4 patches of a crop, then over
-the 2x2 that its own subsampling leaves) + Llava's projector + an OLMoE decoder of 16 blocks and 16 experts. LeViT and
+`LlavaForConditionalGeneration` = a LeViT tower (four 3x3 convolutions, two layers of attention over the
+4x4 patches of a crop) + Llava's projector + an OLMoE decoder of 16 blocks and 16 experts. LeViT and
 not SigLIP, because SigLIP's patches do not overlap and it has no place for a convolutional stem.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller import crops
+from controller.knobs import SPARSE
 
 BLOCKS, EXPERTS, TOP_K = 16, 16, 8
 WIDTH, EXPERT_WIDTH, HEADS = 128, 32, 4
@@ -68,14 +69,14 @@ def answered(tok: Any, answer: str) -> list[int]:
 
 
 def config(tok: Any) -> Any:
-    """Configuration; `down_ops` says that the tower subsamples once, and `hidden_size` is what Llava projects from."""
+    """Configuration; `down_ops` keeps all patches of the tower, and `hidden_size` is what Llava projects from."""
     from transformers import LevitConfig, LlavaConfig, OlmoeConfig
 
-    tower = (128, 192)
+    tower = 128
     vision = LevitConfig(
-        image_size=crops.CROP * crops.ENLARGED, num_channels=crops.CHANNELS, hidden_sizes=tower, depths=(1, 1),
-        num_attention_heads=(4, 6), key_dim=(16, 16), mlp_ratio=(2, 2), attention_ratio=(2, 2),
-        down_ops=[["Subsample", 16, 8, 2, 2, 2]], hidden_size=tower[-1], output_hidden_states=True,
+        image_size=crops.CROP * crops.ENLARGED, num_channels=crops.CHANNELS, hidden_sizes=(tower, tower), depths=(2,),
+        num_attention_heads=(4,), key_dim=(16,), mlp_ratio=(2,), attention_ratio=(2,),
+        down_ops=[[""]], hidden_size=tower, output_hidden_states=True,
     )  # fmt: skip
     text = OlmoeConfig(
         vocab_size=len(tok), hidden_size=WIDTH, intermediate_size=EXPERT_WIDTH, num_hidden_layers=BLOCKS,
@@ -114,10 +115,10 @@ def new(tok: Any) -> Any:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """The trained model and its tokenizer, ready to answer: float32, experts one by one as a sparse model runs them."""
+    """The trained model and its tokenizer, ready to answer: float32, sparse experts."""
     import torch
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
     made = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    made.model.language_model.set_experts_implementation("eager")
+    made.model.language_model.set_experts_implementation(SPARSE)
     return made.eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -21,6 +21,8 @@ from zoo.molmoe_tiny.model import TOP_KS
 
 LARGE = (8, max(TOP_KS))
 """Top-k of full paths: the reference's, and the largest."""
+SMALL = TOP_KS[1:]
+"""Top-k of smaller paths. The smallest of all is never trained: a model that was would lose nothing there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Paths:
     """The knobs of every row."""
 
     vision: Tensor
-    """(rows, 56): which vision tokens the row's tier has."""
+    """(rows, 224): which vision tokens the row's tier has."""
     top_k: Tensor
     """(rows,): experts a token."""
     kept: Tensor
@@ -42,13 +44,13 @@ def full(rng: np.random.Generator, rows: int, blocks: int, tiers: dict[str, floa
 
 
 def small(rng: np.random.Generator, rows: int, blocks: int) -> Paths:
-    """Any tier, any top-k, up to a quarter of the blocks dropped, late ones rather than early ones."""
+    """Any tier, a top-k of `SMALL`, up to a quarter of the blocks dropped, late ones rather than early ones."""
     kept = np.ones((blocks, rows), dtype=bool)
     rising = np.arange(1, blocks + 1, dtype=float)
     for row in range(rows):
         dropped = int(rng.integers(0, blocks // 4 + 1))
         kept[rng.choice(blocks, size=dropped, replace=False, p=rising / rising.sum()), row] = False
-    return _paths(rng.choice(list(crops.TIERS), size=rows), rng.choice(TOP_KS, size=rows), kept)
+    return _paths(rng.choice(list(crops.TIERS), size=rows), rng.choice(SMALL, size=rows), kept)
 
 
 def joined(first: Paths, second: Paths) -> Paths:
@@ -63,7 +65,7 @@ def joined(first: Paths, second: Paths) -> Paths:
 def answer(
     model: Any, batch: Batch, seen: Tensor, paths: Paths, run: Callable[..., tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (answer tokens, vocabulary) from the vision tokens of all grids, (images, 56, width); balance; spread.
+    """Logits (answer tokens, vocabulary) from the vision tokens of all grids, (images, 224, width); balance; spread.
 
     `run` is `decode`, or what a compiler made of it. Balance is the mean over blocks of the load-balancing loss
     (Fedus et al. 2022, arXiv:2101.03961); 1 is even. Spread is how far the routing of a token is from all experts
