@@ -128,26 +128,32 @@ def oracle(table: Table, budgets_ms: Floats) -> Ints:
     return best(table.accuracy, table.latency_ms, budgets_ms)
 
 
-def labels(table: Table, budgets_ms: Floats, *, ties: Ties = "accurate") -> Ints:
+def labels(table: Table, budgets_ms: Floats, *, ties: Ties = "accurate", groups: Sequence[str] | None = None) -> Ints:
     """What supervised learning is to predict: the most accurate configuration within each budget, columns (n, m).
 
     VQA accuracy has few values, so most samples have many best configurations. `accurate` takes of these the one of
     the higher mean accuracy over all samples, and of those the one that was faster for this sample: a label that
     other samples share. `cheapest` takes the fastest, which is the oracle's choice.
+
+    Args:
+        table: of the samples to label.
+        budgets_ms: (m,).
+        ties: which of the best.
+        groups: of each sample, for who can tell them apart: the mean is over samples of its own group.
     """
     if ties == "cheapest":
         return oracle(table, budgets_ms)
-    return best(table.accuracy, table.latency_ms, budgets_ms, prefer=table.accuracy.mean(axis=0))
+    _, group = np.unique(groups or ["all"] * len(table.accuracy), return_inverse=True)
+    means = np.stack([table.accuracy[group == number].mean(axis=0) for number in range(group.max() + 1)])
+    return best(table.accuracy, table.latency_ms, budgets_ms, prefer=means[group])
 
 
 def best(accuracy: Floats, latency_ms: Floats, budgets_ms: Floats, *, prefer: Floats | None = None) -> Ints:
     """Columns (n, m) of the most accurate configurations within budget, in tables (n, c); the fastest if none fits.
 
-    Of equally accurate ones that with the highest `prefer` (c,), then the fastest, then the first.
+    Of equally accurate ones that with the highest `prefer` (n, c), then the fastest, then the first.
     """
-    keys = (
-        [latency_ms, -accuracy] if prefer is None else [latency_ms, np.broadcast_to(-prefer, accuracy.shape), -accuracy]
-    )
+    keys = [latency_ms, -accuracy] if prefer is None else [latency_ms, -prefer, -accuracy]
     order = np.lexsort(np.stack(keys), axis=-1)
     ranked = np.take_along_axis(latency_ms, order, axis=1)
     chosen = np.empty((len(accuracy), len(budgets_ms)), dtype=np.int64)

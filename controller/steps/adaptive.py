@@ -94,7 +94,7 @@ def _controller(bench: Bench, here: Ground, *, longest: int) -> Controller:
     if reward == "masked":
         p95 = latency.read(bench).totals(lengths).p95_ms
     with FileLock(folder / "lock"):  # another launch may be writing the same files
-        first = exported(stage1.load(bench, here), folder / "stage1.onnx")
+        first = exported(stage1.load(bench, here, reward), folder / f"{reward}_tier.onnx")
         second = exported(stage2.load(bench, here, reward), folder / f"{reward}.onnx")
     return Controller(here=here, first=first, second=second, p95_ms=p95)
 

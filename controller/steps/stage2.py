@@ -26,7 +26,7 @@ def run(bench: Bench, folder: Path) -> Result:
     """Train on `tune` with both rewards, judge on `test`."""
     here, seed = ground(bench), bench.cfg.seed
     tiers = {
-        (side, reward): stage1.tiers(bench, here, getattr(here, side), masked=reward == "masked")
+        (side, reward): stage1.tiers(bench, here, getattr(here, side), reward=reward)
         for side in ("tune", "held", "test")
         for reward in ADHERENCE
     }
@@ -48,7 +48,7 @@ def run(bench: Bench, folder: Path) -> Result:
 
 def columns_on_test(bench: Bench, here: Ground, reward: str) -> Ints:
     """What both stages choose on `test`, (n, m)."""
-    chosen = stage1.tiers(bench, here, here.test, masked=reward == "masked")
+    chosen = stage1.tiers(bench, here, here.test, reward=reward)
     test = here.test
     problem = grpo.problem(
         here.sight(test, chosen), accuracy=test.accuracy, latency_ms=test.latency_ms, budgets_ms=here.budgets_ms,

@@ -25,7 +25,16 @@ from tests.controller_runs import (
 )
 from tests.runs import Answer, Here, read_record, read_rows, records, start
 
-PLOTS = ("c1_errors", "c2_confusion", "c3_confusion", "c4_tradeoff", "c5_knobs", "c6_drop", "c7_knobs", "c8_adherence")
+PLOTS = (
+    "c1_errors",
+    "c2_confusion",
+    "c3_confusion_masked",
+    "c4_tradeoff",
+    "c5_knobs",
+    "c6_drop",
+    "c7_knobs",
+    "c8_adherence",
+)
 
 
 @pytest.fixture(scope="module")

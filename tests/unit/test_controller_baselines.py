@@ -72,6 +72,14 @@ def test_ties_of_labels() -> None:
     assert labels(table, np.array([1.5, 0.5])).tolist() == [[0, 0], [0, 0]]
 
 
+def test_ties_of_labels_by_group() -> None:
+    """Column 1 is right for all, which decides over all samples; within group b column 0 is, and it is faster."""
+    accuracy = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    table = Table(accuracy=accuracy, latency_ms=np.tile([1.0, 3.0], (4, 1)))
+    assert labels(table, np.array([9.0])).tolist() == [[1]] * 4
+    assert labels(table, np.array([9.0]), groups=["a", "a", "b", "b"]).tolist() == [[1], [1], [0], [0]]
+
+
 @few
 @given(tables())
 def test_hull_is_the_best_mixture_of_two(table: Table) -> None:
