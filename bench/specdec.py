@@ -179,7 +179,7 @@ def main() -> None:
             "generate(assistant_model), defaults": bench.assisted(),
             f"generate(assistant_model), best: {setting}": peers[setting],
         }
-        decoders = {}
+        decoders: dict[str, Ours] = {}
         for title, ours in (
             ("this suite", bench.ours),
             ("this suite, 4-bit draft", bench.mixed),
@@ -190,7 +190,7 @@ def main() -> None:
             if ours is not bench.mixed:  # its cloud is that of the first
                 contenders[f"{title}, cloud alone"] = ours.alone
             contenders[f"{title}, lossless, {k}"] = tried[k]
-            decoders |= {f"{title}, lossless, {k}": ours}
+            decoders[f"{title}, lossless, {k}"] = ours
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
         for prompt in measured:
             for name, decode in contenders.items():

@@ -54,7 +54,7 @@ def build(workdir: Path, *, quick: bool) -> None:
     fit(workdir / ("quick.pt" if quick else "whole.pt"), target, QUICK if quick else SCHEDULE)
     for split, count in HELD_OUT.items():
         corpus.write(target / "held_out", split, 4 if quick else count)
-    size = {"count": 4, "samples": 1, "rounds": 1} if quick else {"count": 500, "samples": 3, "rounds": 6}
+    size = {"count": 4, "samples": 1, "rounds": 1} if quick else {"count": 250, "samples": 3, "rounds": 6}
     found = figures(target, **size)
     (target / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
     if not quick:
