@@ -76,8 +76,8 @@ class Layer(NamedTuple):
     down: Matrix
 
 
-_held: WeakKeyDictionary[Any, tuple[list[Layer], Matrix]] = WeakKeyDictionary()
-"""By model: packing rounds its weights, and neither it nor a copy is to be made again for every job of a sweep."""
+_held: WeakKeyDictionary[Any, dict[int | None, tuple[list[Layer], Matrix]]] = WeakKeyDictionary()
+"""By model and bits: neither packing, which rounds, nor a copy is to be made again for every job of a sweep."""
 COPY_UP_TO = 4e9
 """Bytes of a model that may be held twice, once reordered."""
 
@@ -192,13 +192,14 @@ def _matrices(model: Any, bits: int | None) -> tuple[list[Layer], Matrix]:
     copied = Reordered.pays(head) and model.num_parameters() * head.itemsize <= COPY_UP_TO
     if bits is None and not copied:
         return [_fuse(layer) for layer in layers], head
-    if model not in _held:
+    held = _held.setdefault(model, {})
+    if bits not in held:
         if bits is None:
-            _held[model] = [_each(_fuse(layer), Reordered) for layer in layers], Reordered(head)
+            held[bits] = [_each(_fuse(layer), Reordered) for layer in layers], Reordered(head)
         else:
             _check_packable(model.config.get_text_config(decoder=True), head)
-            _held[model] = [_each(_fuse(layer), partial(Packed, bits=bits)) for layer in layers], Packed(head, 8)
-    return _held[model]
+            held[bits] = [_each(_fuse(layer), partial(Packed, bits=bits)) for layer in layers], Packed(head, 8)
+    return held[bits]
 
 
 def _fuse(layer: Any) -> Layer:
