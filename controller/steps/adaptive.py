@@ -83,7 +83,7 @@ def run(bench: Bench, ctx: RunContext) -> Result:
         raise UserError(f"No sample was answered; the first one: {next(iter(ctx.samples))['error']}")
     by_id = {sample.id: sample for sample in samples}
     page.write(ctx.folder / "samples.html", rows, lambda name: page.png(by_id[name].open()))
-    return reached.report(profile.read(bench), rows, budgets, ctx.folder, seed=bench.cfg.seed)
+    return reached.report(profile.read(bench), here.tune.table, rows, budgets, ctx.folder, seed=bench.cfg.seed)
 
 
 def _controller(bench: Bench, here: Ground, *, longest: int) -> Controller:

@@ -12,7 +12,7 @@ from controller.policy import Policy, settings
 from controller.steps import bandit, stage1, standing
 from controller.steps.bandit import Trained
 from controller.steps.ground import Ground, Ints, ground
-from controller.targets import Target, points, share, target
+from controller.targets import Target, share, target
 from suite.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -115,18 +115,10 @@ def _targets(
         what = "expected latency within budget" + (" (the mask's own rule; C8 runs it)" if reward == "masked" else "")
         said = f"{share(kept.value, kept.ci95)}; always the cheapest {100 * _most(here):.1f} %"
         yield target(row, f"{reward}: {what}", f"over {100 * least:.0f} %", said, met=kept.value > least)
-        gap = standing.above_hull(here.test.table, here.test.table.pick(chosen), seed=seed)
-        yield target(row, f"{reward}: accuracy against the fixed hull at equal mean latency", "above",
-                     points(gap.value, gap.ci95), met=sign(gap.ci95))  # fmt: skip
+        table, tune = here.test.table, here.tune.table
+        yield from standing.hull_targets(row, f"{reward}: ", table, table.pick(chosen), tune, seed=seed)
 
 
 def _most(here: Ground) -> float:
     """Adherence of the fastest configuration, the most there is: the least budget is the mean of the cheapest."""
     return float((here.test.latency_ms.min(axis=1, keepdims=True) <= here.budgets_ms).mean())
-
-
-def sign(ci95: tuple[float, float] | None) -> bool | None:
-    """Whether a difference is above 0; None where its interval holds 0."""
-    if ci95 is None or (ci95[0] <= 0 <= ci95[1]):
-        return None
-    return ci95[0] > 0

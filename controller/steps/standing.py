@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from controller.baselines import Standing, Table
 from controller.space import Space
 from controller.steps.ground import Floats, Ground, Ints
 from controller.supervised import shares
-from controller.targets import points, share
+from controller.targets import Target, points, share, target
 from suite.result import Metric
 from suite.stats import Difference, Estimate, mean_ci, paired_difference
 
@@ -57,21 +57,40 @@ def over_budgets(ground: Ground, columns: Ints, *, seed: int) -> dict[str, Metri
     }
 
 
-def above_hull(table: Table, got: Table, *, seed: int) -> Difference:
+def above_hull(table: Table, got: Table, *, seed: int, beforehand: Table | None = None) -> Difference:
     """Accuracy of a policy (n, m) minus the hull's at the same mean latency, mean over budgets, paired by sample.
 
     Args:
         table: every fixed configuration on the same samples, (n, c).
         got: what the policy got, (n, m).
         seed: of the bootstrap.
+        beforehand: every fixed configuration on the samples that choose the hull; None: those of `table`.
     """
-    edge = baselines.hull(table.accuracy.mean(axis=0), table.latency_ms.mean(axis=0))
+    chosen_on = beforehand or table
+    edge = baselines.hull(chosen_on.accuracy.mean(axis=0), chosen_on.latency_ms.mean(axis=0))
+    if beforehand:
+        edge = baselines.carried(edge, table)
     pairs = [
         baselines.net_of_latency(accuracy, latency, table, edge)
         for accuracy, latency in zip(got.accuracy.T, got.latency_ms.T, strict=True)
     ]
     own, mixed = np.mean(pairs, axis=0)
     return paired_difference(own, mixed, seed=seed, purpose="above hull")
+
+
+def hull_targets(row: str, what: str, table: Table, got: Table, beforehand: Table, *, seed: int) -> Iterator[Target]:
+    """Against the hull of the very samples judged on, which no choice beforehand reaches; and against one so chosen."""
+    for whose, chosen_on in (("", None), (" chosen on tune", beforehand)):
+        gap = above_hull(table, got, seed=seed, beforehand=chosen_on)
+        name = f"{what}accuracy against the fixed hull{whose} at equal mean latency"
+        yield target(row, name, "above", points(gap.value, gap.ci95), met=sign(gap.ci95))
+
+
+def sign(ci95: tuple[float, float] | None) -> bool | None:
+    """Whether a difference is above 0; None where its interval holds 0."""
+    if ci95 is None or (ci95[0] <= 0 <= ci95[1]):
+        return None
+    return ci95[0] > 0
 
 
 def rows(standings: Mapping[str, list[Standing]]) -> list[list[str]]:
