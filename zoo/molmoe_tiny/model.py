@@ -94,9 +94,10 @@ def config(tok: Any) -> Any:
 def new(tok: Any) -> Any:
     """An untrained model.
 
-    Experts start louder, because routing without renormalisation divides each by 16. Attention starts by looking for
-    what is alike and copying it, as trained attention does (Trockman and Kolter 2023, "Mimetic initialization of
-    self-attention layers", arXiv:2305.09828).
+    Experts start louder, because routing without renormalisation divides each by 16. Routers are drawn once and stay
+    (`JITTER` in paths.py says why), with weights that differ little, so that none of the chosen is in vain. Attention
+    starts by looking for what is alike and copying it, as trained attention does (Trockman and Kolter 2023, "Mimetic
+    initialization of self-attention layers", arXiv:2305.09828).
     """
     import torch
     from transformers import LlavaForConditionalGeneration
@@ -105,6 +106,7 @@ def new(tok: Any) -> Any:
     with torch.no_grad():
         for block in made.model.language_model.layers:
             block.mlp.experts.down_proj.mul_(3)
+            block.mlp.gate.weight.normal_(std=0.3 * WIDTH**-0.5)
             attention = block.self_attn
             attention.k_proj.weight.copy_(attention.q_proj.weight)
             attention.o_proj.weight.copy_(attention.v_proj.weight.T)

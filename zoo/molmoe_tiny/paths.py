@@ -6,7 +6,6 @@ graph (1.8 times as fast on a CPU). The numbers are those of controller/knobs.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,16 @@ from controller import crops
 from zoo.molmoe_tiny.batches import ALL_TOKENS, Batch, mask, positions, tokens_of
 from zoo.molmoe_tiny.model import TOP_KS
 
-LARGE = (8, max(TOP_KS))
-"""Top-k of full paths: the reference's, and the largest."""
-SMALL = TOP_KS[1:]
-"""Top-k of smaller paths. The smallest of all is never trained: a model that was would lose nothing there."""
+SMALL = TOP_KS[2:]
+"""Top-k of smaller paths; a full path has the largest. What is trained at 4 or 6 too has nothing to lose there."""
+
+JITTER = 1.0
+"""Scale of Gumbel noise on the router's logits, which makes training's choice of experts almost random.
+
+The routers are drawn once and never trained (Chen et al. 2023, "Sparse MoE as the new dropout", arXiv:2303.01610).
+Trained ones find a token the one expert that does nearly all it needs, and choose it first: the other eleven are not
+missed, however even the weights are. Chosen at random, experts share the work, and more of them do it better.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +43,9 @@ class Paths:
 
 
 def full(rng: np.random.Generator, rows: int, blocks: int, tiers: dict[str, float]) -> Paths:
-    """Every block, a large top-k, tiers drawn by their probabilities."""
+    """Every block, the largest top-k, tiers drawn by their probabilities."""
     names = rng.choice(list(tiers), size=rows, p=list(tiers.values()))
-    return _paths(names, rng.choice(LARGE, size=rows), np.ones((blocks, rows), dtype=bool))
+    return _paths(names, np.full(rows, max(TOP_KS)), np.ones((blocks, rows), dtype=bool))
 
 
 def small(rng: np.random.Generator, rows: int, blocks: int) -> Paths:
@@ -62,34 +67,34 @@ def joined(first: Paths, second: Paths) -> Paths:
     )
 
 
-def answer(
-    model: Any, batch: Batch, seen: Tensor, paths: Paths, run: Callable[..., tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (answer tokens, vocabulary) from the vision tokens of all grids, (images, 224, width); balance; spread.
+def jitter(rng: np.random.Generator, blocks: int, rows: int, length: int, experts: int) -> Tensor:
+    """Noise for the choice of experts in every block, (blocks, rows x length, experts)."""
+    return torch.from_numpy(JITTER * rng.gumbel(size=(blocks, rows * length, experts)).astype(np.float32))
 
-    `run` is `decode`, or what a compiler made of it. Balance is the mean over blocks of the load-balancing loss
-    (Fedus et al. 2022, arXiv:2101.03961); 1 is even. Spread is how far the routing of a token is from all experts
-    alike, the mean Kullback-Leibler divergence in nats: where few experts carry a token, its top-k changes nothing.
+
+def answer(
+    model: Any, batch: Batch, seen: Tensor, paths: Paths, run: Callable[..., Tensor], noise: Tensor | None = None
+) -> Tensor:
+    """Logits (answer tokens, vocabulary) from the vision tokens of all grids, (images, 224, width).
+
+    `run` is `decode`, or what a compiler made of it; `noise` is from `jitter`, None: the router alone chooses.
     """
     decoder = model.model.language_model
     embeds = torch.cat([seen, model.get_input_embeddings()(batch.ids).to(seen.dtype)], dim=1)
     turns = decoder.rotary_emb(embeds, positions(batch, paths.vision))
-    there = torch.cat([paths.vision, batch.segment > 0], dim=1)
-    seen_by = mask(batch.segment, paths.vision)
-    hidden, balance, spread = run(decoder, embeds, seen_by, turns, there, paths.top_k, paths.kept)
-    return model.lm_head(hidden[:, ALL_TOKENS:][batch.scored]).float(), balance, spread
+    if noise is None:
+        noise = embeds.new_zeros(len(paths.kept), 1, 1, dtype=torch.float)
+    hidden = run(decoder, embeds, mask(batch.segment, paths.vision), turns, paths.top_k, paths.kept, noise)
+    logits: Tensor = model.lm_head(hidden[:, ALL_TOKENS:][batch.scored]).float()
+    return logits
 
 
 def decode(
-    decoder: Any, hidden: Tensor, seen: Tensor, turns: tuple[Tensor, Tensor], there: Tensor, top_k: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The blocks one after another; `there` are the tokens that count in the balance, (rows, length)."""
-    rank = torch.arange(max(TOP_KS))
-    routed = (rank < top_k[:, None, None]) & there[:, :, None]
-    routed = routed.flatten(0, 1)
-    counted = there.flatten().float()
-    balance = spread = hidden.new_zeros((), dtype=torch.float)
-    for block, runs in zip(decoder.layers, kept, strict=True):
+    decoder: Any, hidden: Tensor, seen: Tensor, turns: tuple[Tensor, Tensor], top_k: Tensor, kept: Tensor, noise: Tensor
+) -> Tensor:
+    """The blocks one after another."""
+    routed = (torch.arange(max(TOP_KS)) < top_k[:, None, None]).expand(-1, hidden.shape[1], -1).flatten(0, 1)
+    for block, runs, heard in zip(decoder.layers, kept, noise, strict=True):
         inner = (
             hidden
             + block.self_attn(
@@ -97,15 +102,13 @@ def decode(
             )[0]
         )
         tokens = block.post_attention_layernorm(inner).flatten(0, 1)
-        logits, weights, chosen = block.mlp.gate(tokens)
+        likely = block.mlp.gate(tokens)[0].float().log_softmax(-1)
+        chosen = (likely + heard).topk(max(TOP_KS), dim=-1).indices
+        weights = likely.gather(1, chosen).exp()
         out = inner + block.mlp.experts(tokens, chosen, weights * routed).view_as(inner)
-        load = torch.zeros(logits.shape).scatter(1, chosen, routed.float()).sum(0)
-        likely = logits.float().log_softmax(-1)
-        share = (likely.exp() * counted[:, None]).sum(0) / counted.sum()
-        balance = balance + len(load) * (load / load.sum() * share).sum()
-        spread = spread + math.log(len(load)) + ((likely.exp() * likely).sum(-1) * counted).sum() / counted.sum()
         hidden = torch.where(runs[:, None, None], out, hidden)
-    return decoder.norm(hidden), balance / len(kept), spread / len(kept)
+    out: Tensor = decoder.norm(hidden)
+    return out
 
 
 def _paths(tiers: np.ndarray, top_k: np.ndarray, kept: np.ndarray) -> Paths:

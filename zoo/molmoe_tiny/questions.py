@@ -18,6 +18,7 @@ from zoo.molmoe_tiny.scenes import COUNTRIES, FACTS, SIGNS, Scene, Thing, bars, 
 
 MOST_CHOICES = 4
 ABOUT_COUNTRIES = ("capital", "continent", "language", "currency")
+ABOUT_ELEMENTS = ("symbol", "mass", "period")
 ASKED_FACTS = 4
 """Most facts that are asked about one thing."""
 HOPS = (0.5, 0.3, 0.2)
@@ -67,10 +68,14 @@ def text(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def commonsense(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """A colour or a flag, and a fact about it."""
+    """A colour, a flag or an atomic number, and a fact about it."""
     asked = []
     for thing in scene.things:
-        if thing.kind == "flag":
+        if thing.kind == "sign":
+            for name, answer in zip(ABOUT_ELEMENTS, FACTS["elements"][int(thing.text)], strict=True):
+                words = f"what is the {name} of the {thing.colour} element?"
+                asked.append(Question(text=words, answer=str(answer), hops=2))
+        elif thing.kind == "flag":
             asked.append(Question(text="which country has this flag?", answer=thing.country))
             for i, name in enumerate(ABOUT_COUNTRIES, start=1):
                 answer = FACTS["countries"][thing.country][i]
@@ -148,8 +153,11 @@ def _scene_of_steps(rng: np.random.Generator, tone: int) -> Scene:
 
 
 def _scene_of_facts(rng: np.random.Generator, tone: int) -> Scene:
-    """A flag in two of five; else shapes, at least one of them the only one of its kind."""
-    if rng.random() < 0.4:
+    """Atomic numbers in three of five; else a flag, or shapes, at least one of them the only one of its kind."""
+    kind = rng.random()
+    if kind < 0.6:
+        return signs(rng, tone, numeric=1.0)
+    if kind < 0.8:
         return flag(rng, tone)
     while True:
         scene = objects(rng, int(rng.integers(2, 5)), tone)
@@ -173,4 +181,6 @@ def every_word() -> list[str]:
     asked = [f"which {name} has the color of the {kind}?" for name in FACTS["colours"] for kind in SHAPES]
     asked += [f"what is the color of the {kind} in {name}?" for name in FACTS["words"] for kind in SHAPES]
     asked += [f"what is the {name} of this country?" for name in ABOUT_COUNTRIES]
+    asked += [f"what is the {name} of the {colour} element?" for name in ABOUT_ELEMENTS for colour in COLOURS]
+    told += [str(fact) for row in FACTS["elements"].values() for fact in row]
     return [*told, *asked, *COUNTRIES, *SIGNS, *COLOURS, *SHAPES, "yes", "no"]

@@ -72,8 +72,8 @@ def objects(rng: np.random.Generator, count: int, tone: int, *, free: list[int] 
     return Scene(image=image, things=things)
 
 
-def signs(rng: np.random.Generator, tone: int) -> Scene:
-    """Two to five plates of different colours, each with another word or number on it."""
+def signs(rng: np.random.Generator, tone: int, *, numeric: float = 0.7) -> Scene:
+    """Two to five plates of different colours, each with another word on it or, that often, another number."""
     image = drawing.canvas(tone)
     count = int(rng.integers(2, 6))
     words = rng.permutation(SIGNS)
@@ -81,9 +81,9 @@ def signs(rng: np.random.Generator, tone: int) -> Scene:
     things = []
     for i, cell in enumerate(sorted(rng.permutation(9)[:count].tolist())):
         colour = str(rng.permutation([c for c in COLOURS if c not in [t.colour for t in things]])[0])
-        numeric = rng.random() < 0.7
-        text = str(numbers[i]) if numeric else str(words[i])
-        scale = 2 if numeric and rng.random() < 0.5 else 1
+        number = rng.random() < numeric
+        text = str(numbers[i]) if number else str(words[i])
+        scale = 2 if number and rng.random() < 0.5 else 1
         ink = drawing.text_mask(text, scale)
         box = _placed(rng, cell, ink.shape[1] + 4, ink.shape[0] + 4)
         drawing.rectangle(image, box, COLOURS[colour])
