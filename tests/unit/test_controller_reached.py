@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from controller.baselines import Table
 from controller.steps import reached
 from suite.rng import generator
 from tests.unit.test_controller_estimator import SPACE, profile
@@ -40,12 +41,15 @@ def rows(found, drift):
 def test_a_slower_hour_moves_the_hull_along(tmp_path: Path) -> None:
     found = replace(profile(30, seed=3), splits=("test",) * 30)
     found = replace(found, accuracy=generator(0, "answers").random(found.accuracy.shape))
+    tune = Table(accuracy=generator(0, "tune").random(found.accuracy.shape), latency_ms=found.total_ms)
     facts = []
     for drift in (1.0, 1.5):
         folder = tmp_path / str(drift)
         folder.mkdir()
-        facts.append(reached.report(found, rows(found, drift), BUDGETS, folder, seed=1).facts)
+        facts.append(reached.report(found, tune, rows(found, drift), BUDGETS, folder, seed=1).facts)
     then, now = facts
     assert now["slower_than_profiled"] == pytest.approx(1.5 * then["slower_than_profiled"])
-    hull = [next(one["reached"] for one in told["targets"] if "fixed hull" in one["what"]) for told in facts]
-    assert hull[0] == hull[1]
+    strict, beforehand = zip(
+        *([one["reached"] for one in told["targets"] if "fixed hull" in one["what"]] for told in facts), strict=True
+    )
+    assert strict[0] == strict[1] and beforehand[0] == beforehand[1] and strict != beforehand
