@@ -79,7 +79,7 @@ def above_hull(table: Table, got: Table, *, seed: int, beforehand: Table | None 
 
 
 def hull_targets(row: str, what: str, table: Table, got: Table, beforehand: Table, *, seed: int) -> Iterator[Target]:
-    """Against the hull of the very samples judged on, which no choice beforehand reaches; and against one so chosen."""
+    """Against the hull chosen on the very samples judged on, and against that chosen on others, as the policy was."""
     for whose, chosen_on in (("", None), (" chosen on tune", beforehand)):
         gap = above_hull(table, got, seed=seed, beforehand=chosen_on)
         name = f"{what}accuracy against the fixed hull{whose} at equal mean latency"

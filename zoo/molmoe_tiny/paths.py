@@ -107,8 +107,8 @@ def decode(
         weights = likely.gather(1, chosen).exp()
         out = inner + block.mlp.experts(tokens, chosen, weights * routed).view_as(inner)
         hidden = torch.where(runs[:, None, None], out, hidden)
-    out: Tensor = decoder.norm(hidden)
-    return out
+    last: Tensor = decoder.norm(hidden)
+    return last
 
 
 def _paths(tiers: np.ndarray, top_k: np.ndarray, kept: np.ndarray) -> Paths:
