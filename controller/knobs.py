@@ -1,7 +1,7 @@
 """Set the knobs of a decoder, and run its experts in one of two ways, with the numbers of transformers' own loop.
 
-`SPARSE` sorts what is routed by expert and multiplies slice by slice: only the work that was asked for, so it takes
-longer with every expert more, and without the searches through all tokens that make the loop slow when they are few.
+`SPARSE` computes what is routed and no more than that, save for padding that is cheaper than leaving it out, so it
+takes longer with every expert more.
 `DENSE` computes every expert for every token and multiplies what was not routed by zero: wasted products, yet faster
 for a batch, and far faster backwards.
 """
@@ -16,12 +16,43 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-SPARSE, DENSE = "sorted_by_expert", "dense_masked"
+SPARSE, DENSE = "sparse_experts", "dense_masked"
 """Names of the two, for `set_experts_implementation`."""
+FEW = 400
+"""Up to so many rows, tokens times top-k, each expert's are padded to the most that one has. Of 16 experts on a CPU
+that takes 16 to 32 % off a prompt of 28 tokens; one of 180 tokens it would make half as slow again."""
 
 
-def sorted_by_expert(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """Output (tokens, width) of the experts of one block; the routed are (tokens, top_k)."""
+def sparse_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Output (tokens, width) of the experts of one block; the routed are (tokens, top_k).
+
+    One token takes the batched product of transformers, which for many would copy an expert's weights for each.
+    """
+    if len(hidden) == 1:
+        out: Tensor = ALL_EXPERTS_FUNCTIONS["batched_mm"](experts, hidden, top_k_index, top_k_weights)
+        return out
+    way = _padded if top_k_index.numel() <= FEW else _sorted
+    return way(experts, hidden, top_k_index, top_k_weights)
+
+
+def _padded(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """One product of all experts, each with as many rows as the busiest; the rows beyond its own are not read."""
+    tokens, k = top_k_index.shape
+    chosen = top_k_index.new_zeros(tokens, experts.num_experts).scatter(1, top_k_index, 1)
+    rank = chosen.cumsum(0)
+    most = int(rank[-1].max())
+    place = (top_k_index * most + rank.gather(1, top_k_index) - 1).flatten()
+    token = place.new_zeros(experts.num_experts * most)
+    token[place] = torch.arange(tokens, device=token.device).repeat_interleave(k)
+    rows = hidden[token].view(experts.num_experts, most, -1)
+    gate, up = torch.bmm(rows, experts.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
+    told = torch.bmm(experts.act_fn(gate) * up, experts.down_proj.transpose(1, 2)).flatten(0, 1)
+    out: Tensor = torch.bmm(top_k_weights[:, None].to(hidden.dtype), told[place].view(tokens, k, -1))[:, 0]
+    return out
+
+
+def _sorted(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Slice by slice of the rows sorted by expert, without the loop's searches through all tokens."""
     tokens, k = top_k_index.shape
     order = top_k_index.flatten().argsort(stable=True)
     counts = top_k_index.flatten().bincount(minlength=experts.num_experts).tolist()
@@ -56,7 +87,7 @@ def dense_masked(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weight
     return out
 
 
-ALL_EXPERTS_FUNCTIONS.register(SPARSE, sorted_by_expert)
+ALL_EXPERTS_FUNCTIONS.register(SPARSE, sparse_experts)
 ALL_EXPERTS_FUNCTIONS.register(DENSE, dense_masked)
 
 

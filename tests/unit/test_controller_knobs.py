@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from controller.knobs import dense_masked, gate_of, knobs, sorted_by_expert
+from controller.knobs import FEW, dense_masked, gate_of, knobs, sparse_experts
 from tests import tiny_vlm
 
 
@@ -106,8 +106,8 @@ def test_mass_of_a_router_that_normalises_is_one(model, monkeypatch):
     assert torch.allclose(weights.sum(-1), torch.ones(7))
 
 
-@pytest.mark.parametrize("run", [sorted_by_expert, dense_masked])
-@pytest.mark.parametrize("tokens", [1, 3, 50])
+@pytest.mark.parametrize("run", [sparse_experts, dense_masked])
+@pytest.mark.parametrize("tokens", [1, 3, FEW // 8, FEW // 2])
 @pytest.mark.parametrize("top_k", [1, 2, 8])
 def test_both_ways_to_run_the_experts_equal_the_loop_of_transformers(model, run, tokens, top_k):
     block = model.model.language_model.layers[1].mlp
