@@ -198,13 +198,15 @@ def test_above_the_hull_by_as_much_as_looking_at_the_sample_brings() -> None:
 
 
 def test_a_hull_chosen_beforehand_keeps_its_configurations() -> None:
-    """Of two equally dear ones the second is right on `tune` and the first on the samples judged."""
+    """Of two equally dear ones the second is right on `tune` and the first on the samples judged, which take longer."""
     latency = np.tile([10.0, 30.0, 30.0], (4, 1))
     tune = Table(accuracy=np.tile([0.0, 0.5, 1.0], (4, 1)), latency_ms=latency)
-    fixed = Table(accuracy=np.tile([0.0, 1.0, 0.5], (4, 1)), latency_ms=latency)
+    fixed = Table(accuracy=np.tile([0.0, 1.0, 0.5], (4, 1)), latency_ms=2 * latency)
     got = fixed.pick(np.array([1, 1]))
     assert standing.above_hull(fixed, got, seed=1).value == pytest.approx(0.0)
     assert standing.above_hull(fixed, got, seed=1, beforehand=tune).value == pytest.approx(0.5)
+    half = fixed.pick(np.array([[0], [0], [1], [1]]))
+    assert standing.above_hull(fixed, half, seed=1, beforehand=tune).value == pytest.approx(0.5 - 0.25)
     strict, fair = standing.hull_targets("C8", "", fixed, got, tune, seed=1)
     assert (strict["met"], fair["met"]) == (None, True)
     assert fair["what"] == "accuracy against the fixed hull chosen on tune at equal mean latency"
