@@ -18,8 +18,8 @@ from controller import crops
 from zoo.molmoe_tiny.batches import ALL_TOKENS, Batch, mask, positions, tokens_of
 from zoo.molmoe_tiny.model import TOP_KS
 
-SMALL = TOP_KS[2:]
-"""Top-k of smaller paths; a full path has the largest. What is trained at 4 or 6 too has nothing to lose there."""
+SMALL = TOP_KS[3:]
+"""Top-k of smaller paths; a full path has the largest. What is trained at a smaller one too has nothing to lose there."""
 
 JITTER = 1.0
 """Scale of Gumbel noise on the router's logits, which makes training's choice of experts almost random.
