@@ -99,3 +99,8 @@ def shares(places: Ints, settings: int) -> npt.NDArray[np.float64]:
     """How often each setting was chosen at each budget, (m, settings), from numbers of settings (n, m)."""
     share: npt.NDArray[np.float64] = (places[..., None] == np.arange(settings)).mean(axis=0)
     return share
+
+
+def ceiling(labels: Ints, settings: int) -> float:
+    """Share right of whoever sees the budget alone and knows the commonest of these labels (n, m) at each."""
+    return float(shares(labels, settings).max(axis=1).mean())

@@ -200,6 +200,11 @@ def test_shares_by_budget() -> None:
     assert supervised.shares(np.array([[0, 1], [2, 1]]), 3).tolist() == [[0.5, 0, 0.5], [0, 1, 0]]
 
 
+def test_the_budget_alone_tells_the_commonest_label() -> None:
+    labels = np.array([[0, 1], [0, 2], [1, 2], [0, 0]])  # 3 of 4, and 2 of 4
+    assert supervised.ceiling(labels, 3) == 0.625
+
+
 @pytest.mark.parametrize("kind", ["arrays", "graph"])
 def test_what_is_exported_decides_the_same(kind: str, tmp_path: Path) -> None:
     """In 10,000 states, with budgets that fit nothing, something and everything."""

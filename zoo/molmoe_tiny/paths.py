@@ -19,7 +19,7 @@ from zoo.molmoe_tiny.batches import ALL_TOKENS, Batch, mask, positions, tokens_o
 from zoo.molmoe_tiny.model import TOP_KS
 
 SMALL = TOP_KS[3:]
-"""Top-k of smaller paths; a full path has the largest. What is trained at a smaller one too has nothing to lose there."""
+"""Top-k of smaller paths; a full path has the largest. What is trained at less too has nothing to lose there."""
 
 JITTER = 1.0
 """Scale of Gumbel noise on the router's logits, which makes training's choice of experts almost random.
