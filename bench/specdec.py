@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
+from edgecloud.draft import LookupDrafter, MixedDrafter
 from edgecloud.gates import GATES
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
@@ -82,13 +83,14 @@ class Ours:
         self.last = generate(self.cloud, Prompt(tokens=prompt), self.ending, Sampling(), Luck(0, ""), "cloud")
         return self.last.tokens
 
-    def lossless(self, k: int) -> Decode:
-        """Lossless speculative decoding."""
+    def lossless(self, k: int, *, mixed: bool = False) -> Decode:
+        """Lossless speculative decoding; with `mixed` prompt lookup drafts where it can."""
         rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
-        parts = in_process(self.edge, self.cloud, VERIFIERS["lossless"], Verification(sampling=Sampling()))
+        edge, cloud = in_process(self.edge, self.cloud, VERIFIERS["lossless"], Verification(sampling=Sampling()))
+        drafter = MixedDrafter(LookupDrafter(Sampling(), self.cloud.vocab, shortest=2), edge) if mixed else edge
 
         def decode(prompt: list[int]) -> list[int]:
-            self.last = speculate(*parts, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))
+            self.last = speculate(drafter, cloud, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))
             return self.last.tokens
 
         return decode
@@ -185,12 +187,13 @@ def main() -> None:
             ("this suite, 4-bit draft", bench.mixed),
             ("this suite, 4-bit blocks", bench.packed),
         ):
-            tried = {f"k={k}": ours.lossless(k) for k in (1, 2, 3, 4, 5)}
-            k = best(tried, tuning)
             if ours is not bench.mixed:  # its cloud is that of the first
                 contenders[f"{title}, cloud alone"] = ours.alone
-            contenders[f"{title}, lossless, {k}"] = tried[k]
-            decoders[f"{title}, lossless, {k}"] = ours
+            for drafter in ("edge", "mixed"):
+                tried = {f"k={k}": ours.lossless(k, mixed=drafter == "mixed") for k in (1, 2, 3, 4, 5)}
+                k = best(tried, tuning)
+                name = f"{title}, {drafter} drafts, lossless, {k}"
+                contenders[name], decoders[name] = tried[k], ours
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
         for prompt in measured:
             for name, decode in contenders.items():
@@ -206,7 +209,7 @@ def main() -> None:
     for mine in decoders:
         print(f"{mine}, against (ratios paired by prompt: median, its 95 % interval, quartiles):")
         for name in runs:
-            if name not in decoders:
+            if name not in decoders or (name != mine and decoders[name] is decoders[mine]):
                 print(f"  {ratio(runs[name], runs[mine])}  {name}")
         tell(outputs[mine])
         same = sum(a.tokens == b.tokens for a, b in zip(runs["generate"], runs[mine], strict=True))

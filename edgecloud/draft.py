@@ -1,4 +1,4 @@
-"""Drafters: who proposes the next tokens. The edge model, the prompt's own n-grams, or no one.
+"""Drafters: who proposes the next tokens. The edge model, the text's own n-grams, the two together, or no one.
 
 A drafter never decides anything: what it proposes is judged by a gate (gates.py) and, where the gate says so, by the
 cloud (verify.py).
@@ -151,8 +151,8 @@ class LookupDrafter:
 
     seconds, computed = 0.0, 0
 
-    def __init__(self, sampling: Sampling, vocab: int, longest: int = 3) -> None:
-        self.sampling, self.vocab, self.longest = sampling, vocab, longest
+    def __init__(self, sampling: Sampling, vocab: int, *, longest: int = 3, shortest: int = 1) -> None:
+        self.sampling, self.vocab, self.longest, self.shortest = sampling, vocab, longest, shortest
 
     def reset(self, prompt: Prompt, luck: Luck) -> None:
         """See `Drafter`."""
@@ -160,7 +160,7 @@ class LookupDrafter:
 
     def draft(self, emitted: list[int], most: int, ends: frozenset[int], clock: Callable[[], float]) -> list[Drafted]:
         """See `Drafter`."""
-        tokens = continuation(self.prompt + emitted, most, self.longest)
+        tokens = continuation(self.prompt + emitted, most, self.longest, self.shortest)
         last = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
         return [Drafted(token=token, q=self._certain(token), at_s=clock()) for token in tokens[: last + 1]]
 
@@ -168,6 +168,36 @@ class LookupDrafter:
         if self.sampling.greedy:
             return None
         return torch.nn.functional.one_hot(torch.tensor(token), self.vocab).double()
+
+
+class MixedDrafter:
+    """Prompt lookup where the text's last two tokens stood in it before, and else the edge model.
+
+    As in Hu et al. 2025, "SAM Decoding", arXiv:2411.10666, the length of the match decides who drafts. What a lookup
+    proposes costs nothing; the edge reads it when it drafts next.
+    """
+
+    def __init__(self, lookup: LookupDrafter, edge: EdgeDrafter) -> None:
+        self.lookup, self.edge = lookup, edge
+
+    @property
+    def seconds(self) -> float:
+        """See `Drafter`."""
+        return self.edge.seconds
+
+    @property
+    def computed(self) -> int:
+        """See `Drafter`."""
+        return self.edge.computed
+
+    def reset(self, prompt: Prompt, luck: Luck) -> None:
+        """See `Drafter`."""
+        self.lookup.reset(prompt, luck)
+        self.edge.reset(prompt, luck)
+
+    def draft(self, emitted: list[int], most: int, ends: frozenset[int], clock: Callable[[], float]) -> list[Drafted]:
+        """See `Drafter`."""
+        return self.lookup.draft(emitted, most, ends, clock) or self.edge.draft(emitted, most, ends, clock)
 
 
 class NoDrafter:
@@ -183,9 +213,9 @@ class NoDrafter:
         return []
 
 
-def continuation(sequence: list[int], most: int, longest: int) -> list[int]:
-    """What followed the latest earlier occurrence of the longest tail (at most `longest` tokens) of `sequence`."""
-    for n in range(min(longest, len(sequence) - 1), 0, -1):
+def continuation(sequence: list[int], most: int, longest: int, shortest: int = 1) -> list[int]:
+    """What followed the latest earlier place of the longest tail (`shortest` to `longest` tokens) of `sequence`."""
+    for n in range(min(longest, len(sequence) - 1), shortest - 1, -1):
         tail = sequence[-n:]
         for start in range(len(sequence) - n - 1, -1, -1):
             if sequence[start : start + n] == tail:

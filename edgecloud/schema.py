@@ -29,7 +29,7 @@ GATES = {
 # gate -> the threshold at which it sends everything, and decoding is as with `always`
 SENDS_ALL = {"entropy": 0.0, "confidence": 1.0, "adaedl": 1.0, "uhlm": 0.0, "random": 1.0, "oracle": 0.0}
 STOPS = ("none", "entropy", "confidence", "adaedl", "uhlm")
-DRAFTERS = ("edge", "lookup", "none")
+DRAFTERS = ("edge", "lookup", "mixed", "none")
 SCHEDULES = ("fixed", "heuristic")
 VERIFICATIONS = ("lossless", "rank", "bild", "ensemble")
 TRANSPORTS = ("inproc", "grpc")
@@ -51,7 +51,8 @@ class SpecDecConfig:
     method: str = "specdec"
     """`edge` alone, `cloud` alone, `specdec` (edge drafts, cloud verifies), `colocated` (both on the cloud)."""
     drafter: str = "edge"
-    """Who drafts: the `edge` model; `lookup`, the text's own n-grams; `none`, so that each token is a cloud call."""
+    """Who drafts: the `edge` model; `lookup`, the text's own n-grams; `mixed`, these where two tokens recur and else
+    the edge; `none`, so that each token is a cloud call."""
     k: int = 3
     """Draft length: tokens drafted before the cloud is asked."""
     draft_schedule: str = "fixed"
@@ -186,8 +187,8 @@ class SpecDecConfig:
             for name, legal in (("gate", "always"), ("draft_stop", "none")):
                 if getattr(self, name) != legal:
                     raise ConfigError(
-                        f"task.{name}={getattr(self, name)} asks how sure the edge model is, and task.drafter="
-                        f"{self.drafter} has none; set task.{name}={legal}."
+                        f"task.{name}={getattr(self, name)} asks how sure the edge model is of every token, and "
+                        f"task.drafter={self.drafter} drafts without it; set task.{name}={legal}."
                     )
             if self.verification == "ensemble":
                 raise ConfigError("task.verification=ensemble mixes two models; set task.drafter=edge.")
@@ -211,7 +212,7 @@ class SpecDecConfig:
         """Names in the `models` group of the models that decode."""
         if self.method in ("edge", "cloud"):
             return (self.method,)
-        return ("edge", "cloud") if self.drafter == "edge" else ("cloud",)
+        return ("edge", "cloud") if self.drafter in ("edge", "mixed") else ("cloud",)
 
     @property
     def priced(self) -> bool:

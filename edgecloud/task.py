@@ -214,7 +214,7 @@ def sampling(task: SpecDecConfig) -> Sampling:
 def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
     """Who drafts and who judges."""
     from edgecloud.clock import codec_of
-    from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, NoDrafter
+    from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, MixedDrafter, NoDrafter
     from edgecloud.gates import GATES
     from edgecloud.verify import VERIFIERS, LocalCloud, Verification, ensemble, in_process
 
@@ -250,4 +250,7 @@ def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
         drafter = EdgeDrafter(pair.edge, how.sampling, stop, keep_q=verifier is ensemble, codec=codec)
         return drafter, RemoteCloud(pair.line, task.verification, how, fall_back=task.on_cloud_loss == "fallback")
     assert pair.cloud is not None
-    return in_process(pair.edge, pair.cloud, verifier, how, stop, codec)
+    edge, cloud = in_process(pair.edge, pair.cloud, verifier, how, stop, codec)
+    if task.drafter == "mixed":
+        return MixedDrafter(LookupDrafter(how.sampling, pair.cloud.vocab, shortest=2), edge), cloud
+    return edge, cloud

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgecloud import gates, verify
 from edgecloud.codecs import Codec
 from edgecloud.decode import Ending, OnToken, Output, Rules, generate, speculate
-from edgecloud.draft import Drafted, Drafter, LookupDrafter, NoDrafter
+from edgecloud.draft import Drafted, Drafter, LookupDrafter, MixedDrafter, NoDrafter
 from edgecloud.gates import Gate
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
@@ -52,7 +52,10 @@ class Way:
         if self.drafter == "none":
             return NoDrafter(), LocalCloud(cloud, self.verifier, self.how)
         stop = self.stops if self.draft_stop else None
-        return in_process(edge, cloud, self.verifier, self.how, stop, self.codec)
+        drafter, judge = in_process(edge, cloud, self.verifier, self.how, stop, self.codec)
+        if self.drafter == "mixed":
+            return MixedDrafter(LookupDrafter(self.sampling, cloud.vocab, shortest=2), drafter), judge
+        return drafter, judge
 
     def stops(self, drafted: Drafted) -> bool:
         assert self.draft_stop is not None

@@ -79,7 +79,7 @@ def test_a_codec_that_carries_less_than_the_verifier_used_is_told(here: Here) ->
     [
         ({"gate": "entropie"}, r"task.gate=entropie is not one of adaedl, .*, uhlm. Did you mean 'entropy'\?"),
         ({"verification": "exact"}, "task.verification=exact is not one of bild, ensemble, lossless, rank."),
-        ({"drafter": "ngram"}, "task.drafter=ngram is not one of edge, lookup, none."),
+        ({"drafter": "ngram"}, "task.drafter=ngram is not one of edge, lookup, mixed, none."),
         ({"draft_schedule": "fix"}, r"task.draft_schedule=fix is not one of fixed, heuristic. Did you mean 'fixed'\?"),
         ({"draft_stop": "oracle"}, "task.draft_stop=oracle is not one of adaedl, confidence, entropy, none, uhlm."),
         ({"confidence_threshold": 1.5}, "task.confidence_threshold=1.5 must be between 0 and 1."),
@@ -92,13 +92,13 @@ def test_a_codec_that_carries_less_than_the_verifier_used_is_told(here: Here) ->
         ({"cloud_weight": 2.0}, "task.cloud_weight=2.0 must be between 0 and 1."),
         (
             {"drafter": "lookup"},
-            "task.gate=entropy asks how sure the edge model is, and task.drafter=lookup has none; set "
-            "task.gate=always.",
+            "task.gate=entropy asks how sure the edge model is of every token, and task.drafter=lookup drafts "
+            "without it; set task.gate=always.",
         ),
         (
             {"drafter": "none", "gate": "always", "draft_stop": "uhlm"},
-            "task.draft_stop=uhlm asks how sure the edge model is, and task.drafter=none has none; set "
-            "task.draft_stop=none.",
+            "task.draft_stop=uhlm asks how sure the edge model is of every token, and task.drafter=none drafts "
+            "without it; set task.draft_stop=none.",
         ),
         (
             {"drafter": "lookup", "gate": "always", "verification": "ensemble"},

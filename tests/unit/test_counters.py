@@ -85,7 +85,7 @@ by_edge = st.builds(
     **limits,
 )
 by_others = st.builds(
-    Way, drafter=st.sampled_from(["lookup", "none"]), verifier=st.sampled_from(VERIFIERS), **anyone, **limits
+    Way, drafter=st.sampled_from(["lookup", "mixed", "none"]), verifier=st.sampled_from(VERIFIERS), **anyone, **limits
 )
 ways = st.one_of(by_edge, by_edge, by_others)
 endings = st.builds(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecloud.decode import Ending
-from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, NoDrafter, continuation, spread_of
+from edgecloud.draft import Drafted, EdgeDrafter, LookupDrafter, MixedDrafter, NoDrafter, continuation, spread_of
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling, draw, entropy
 from tests.loop import Way, alone, together
@@ -112,17 +112,22 @@ def test_lookup_finds_what_followed_the_longest_tail_the_last_time(sequence: lis
     assert continuation(sequence, 3, 3) == found
 
 
-@given(sequence=st.lists(st.integers(0, 3), min_size=1, max_size=20), most=st.integers(1, 5), longest=st.integers(1, 4))
-def test_lookup_is_its_definition(sequence: list[int], most: int, longest: int) -> None:
+@given(
+    sequence=st.lists(st.integers(0, 3), min_size=1, max_size=20),
+    most=st.integers(1, 5),
+    longest=st.integers(1, 4),
+    shortest=st.integers(1, 3),
+)
+def test_lookup_is_its_definition(sequence: list[int], most: int, longest: int, shortest: int) -> None:
     """Its own tail, which ends the text, is no earlier occurrence: nothing follows it."""
     places = [
         (n, end)
-        for n in range(1, longest + 1)
+        for n in range(shortest, longest + 1)
         for end in range(n, len(sequence))
         if n < len(sequence) and sequence[end - n : end] == sequence[-n:]
     ]
     end = max(places, default=None)
-    assert continuation(sequence, most, longest) == (sequence[end[1] :][:most] if end else [])
+    assert continuation(sequence, most, longest, shortest) == (sequence[end[1] :][:most] if end else [])
 
 
 def test_a_lookup_is_certain_and_ends_with_an_end_of_sequence() -> None:
@@ -144,6 +149,23 @@ def test_lookup_saves_calls_where_a_text_repeats_itself() -> None:
     assert out.sources[:5] == ["bonus"] * 5  # no place to copy from until one token has come again
     assert out.counters.rounds == 5 + math.ceil(15 / 4)
     assert out.counters.corrected == 0
+
+
+# --- the two together ---------------------------------------------------------------------------------------------
+
+
+def test_the_edge_drafts_where_no_two_tokens_recur_and_reads_what_was_looked_up() -> None:
+    text = [20, 21, 22, 23, 20, 21, 22, 23, 24, 25]
+    model = FakeLM(script(PROMPT.tokens, text))
+    drafter = MixedDrafter(LookupDrafter(Sampling(), VOCAB, shortest=2), EdgeDrafter(model, Sampling()))
+    drafter.reset(PROMPT, LUCK)
+    assert tokens(drafter.draft(text[:5], 2, NO_END, lambda: 0.0)) == [21, 22]  # one token recurs: the edge
+    assert drafter.computed == len(PROMPT.tokens) + 5 + 1
+    block = drafter.draft(text[:6], 2, NO_END, lambda: 0.0)  # two do
+    assert tokens(block) == [22, 23] and block[0].entropy_nats is None
+    assert drafter.computed == len(PROMPT.tokens) + 5 + 1
+    assert tokens(drafter.draft(text[:9], 1, NO_END, lambda: 0.0)) == [25]
+    assert drafter.computed == model.computed == len(PROMPT.tokens) + 9
 
 
 # --- no one -------------------------------------------------------------------------------------------------------
