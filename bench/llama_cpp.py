@@ -51,27 +51,31 @@ def main() -> None:
     prompts = [encode(sample, tokenizer) for sample in samples]
     tuning, measured = prompts[:TUNING], prompts[TUNING:]
     plain(prompts[0])
-    tried = {f"k={k}": ours.lossless(k) for k in (1, 2, 3, 4, 5)}
-    k = best(tried, tuning)
-    mine = f"this suite, lossless, {k}"
-    contenders = {"llama.cpp": plain, "this suite, cloud alone": ours.alone, mine: tried[k]}
+    contenders = {"llama.cpp": plain, "this suite, cloud alone": ours.alone}
+    others = [*contenders]
+    for drafter in ("edge", "mixed"):
+        tried = {f"k={k}": ours.lossless(k, mixed=drafter == "mixed") for k in (1, 2, 3, 4, 5)}
+        k = best(tried, tuning)
+        contenders[f"this suite, {drafter} drafts, lossless, {k}"] = tried[k]
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
-    outputs: list[Output] = []
+    outputs: dict[str, list[Output]] = {name: [] for name in contenders if name not in others}
     for prompt in measured:
         for name, decode in contenders.items():
             runs[name].append(timed(decode, prompt))
-        assert ours.last is not None
-        outputs.append(ours.last)
+            if name in outputs and ours.last is not None:
+                outputs[name].append(ours.last)
 
     print(f"{cpu_model()}, {threads} threads, {gguf_of(cloud).name}, {gguf_of(edge).name}")
     print(f"{len(measured)} prompts, at most {args.tokens} new tokens each")
     for name in runs:
         print(f"  {statistics.median(run.ms_per_token for run in runs[name]):7.2f} ms/token  {name}")
-    for name in ("llama.cpp", "this suite, cloud alone"):
-        print(f"  {ratio(runs[name], runs[mine])}  {name}, against {mine}")
-    tell(outputs)
-    same = sum(a.tokens == b.tokens for a, b in zip(runs["llama.cpp"], runs[mine], strict=True))
-    print(f"  same text as llama.cpp: {same} of {len(measured)}")
+    for mine, told in outputs.items():
+        print(f"{mine}, against:")
+        for name in others:
+            print(f"  {ratio(runs[name], runs[mine])}  {name}")
+        tell(told)
+        same = sum(a.tokens == b.tokens for a, b in zip(runs["llama.cpp"], runs[mine], strict=True))
+        print(f"  same text as llama.cpp: {same} of {len(measured)}")
 
 
 if __name__ == "__main__":

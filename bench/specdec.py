@@ -1,13 +1,14 @@
 """Speculative decoding against transformers' own, on the embedded text pair: same models, prompts and process, greedy.
 
-    python -m bench.specdec                 about 5 minutes on 2 idle cores
+    python -m bench.specdec                 5 to 13 minutes on 2 idle cores
     python -m bench.specdec --prompts 6     a first impression
 
 Every prompt is decoded by every contender in turn, so a ratio compares neighbours in time. Settings are tuned on
 prompts that are not measured, for the peers as for us. A ratio is (peer's ms per token) / (ours), median over prompts.
-Ours is measured three times: on the very weights of the peers; with the draft packed in 4-bit blocks
-(`models.edge.quantization=4bit`), which changes how often it is right and not what is written; and with both models
-packed, which for the cloud are the blocks of the GGUF file that its weights come from.
+Ours is measured with the edge model as drafter and with `task.drafter=mixed`, each on the very weights of the peers;
+with the draft packed in 4-bit blocks (`models.edge.quantization=4bit`), which changes how often it is right and not
+what is written; and with both models packed, which for the cloud are the blocks of the GGUF file that its weights come
+from.
 """
 
 from __future__ import annotations
@@ -130,6 +131,10 @@ class Bench:
 
         return decode
 
+    def lookup(self, most: int) -> Decode:
+        """transformers: prompt lookup, no second model."""
+        return lambda prompt: self._generate(prompt, prompt_lookup_num_tokens=most)
+
     def _generate(self, prompt: list[int], **options: Any) -> list[int]:
         ids = torch.tensor([prompt])
         out = self.hf_cloud.generate(
@@ -172,14 +177,16 @@ def main() -> None:
     tuning, measured = prompts[:TUNING], prompts[TUNING:]
     constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
     peers = {f"{n} tokens": bench.assisted(num_assistant_tokens=n, **constant) for n in (1, 2, 3, 4, 5)}
+    lookups = {f"{n} tokens": bench.lookup(n) for n in (1, 2, 3, 4, 5, 8)}
     outputs: dict[str, list[Output]] = {}
     with torch.inference_mode():
         bench.plain(prompts[0])
-        setting = best(peers, tuning)
+        setting, length = best(peers, tuning), best(lookups, tuning)
         contenders = {
             "generate": bench.plain,
             "generate(assistant_model), defaults": bench.assisted(),
             f"generate(assistant_model), best: {setting}": peers[setting],
+            f"generate(prompt_lookup), best: {length}": lookups[length],
         }
         decoders: dict[str, Ours] = {}
         for title, ours in (
