@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
-from edgecloud.draft import LookupDrafter, MixedDrafter
+from edgecloud.draft import MixedDrafter
 from edgecloud.gates import GATES
 from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
@@ -88,7 +88,7 @@ class Ours:
         """Lossless speculative decoding; with `mixed` prompt lookup drafts where it can."""
         rules = Rules(k=k, gate=GATES["always"], threshold=0.0)
         edge, cloud = in_process(self.edge, self.cloud, VERIFIERS["lossless"], Verification(sampling=Sampling()))
-        drafter = MixedDrafter(LookupDrafter(Sampling(), self.cloud.vocab, shortest=2), edge) if mixed else edge
+        drafter = MixedDrafter(edge) if mixed else edge
 
         def decode(prompt: list[int]) -> list[int]:
             self.last = speculate(drafter, cloud, Prompt(tokens=prompt), rules, self.ending, Luck(0, ""))

@@ -177,8 +177,8 @@ class MixedDrafter:
     proposes costs nothing; the edge reads it when it drafts next.
     """
 
-    def __init__(self, lookup: LookupDrafter, edge: EdgeDrafter) -> None:
-        self.lookup, self.edge = lookup, edge
+    def __init__(self, edge: EdgeDrafter) -> None:
+        self.edge, self.lookup = edge, LookupDrafter(edge.sampling, edge.model.vocab, shortest=2)
 
     @property
     def seconds(self) -> float:

@@ -251,6 +251,4 @@ def parts(task: SpecDecConfig, pair: Pair) -> tuple[Drafter, Cloud]:
         return drafter, RemoteCloud(pair.line, task.verification, how, fall_back=task.on_cloud_loss == "fallback")
     assert pair.cloud is not None
     edge, cloud = in_process(pair.edge, pair.cloud, verifier, how, stop, codec)
-    if task.drafter == "mixed":
-        return MixedDrafter(LookupDrafter(how.sampling, pair.cloud.vocab, shortest=2), edge), cloud
-    return edge, cloud
+    return MixedDrafter(edge) if task.drafter == "mixed" else edge, cloud

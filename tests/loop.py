@@ -53,9 +53,7 @@ class Way:
             return NoDrafter(), LocalCloud(cloud, self.verifier, self.how)
         stop = self.stops if self.draft_stop else None
         drafter, judge = in_process(edge, cloud, self.verifier, self.how, stop, self.codec)
-        if self.drafter == "mixed":
-            return MixedDrafter(LookupDrafter(self.sampling, cloud.vocab, shortest=2), drafter), judge
-        return drafter, judge
+        return MixedDrafter(drafter) if self.drafter == "mixed" else drafter, judge
 
     def stops(self, drafted: Drafted) -> bool:
         assert self.draft_stop is not None

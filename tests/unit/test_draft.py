@@ -157,7 +157,7 @@ def test_lookup_saves_calls_where_a_text_repeats_itself() -> None:
 def test_the_edge_drafts_where_no_two_tokens_recur_and_reads_what_was_looked_up() -> None:
     text = [20, 21, 22, 23, 20, 21, 22, 23, 24, 25]
     model = FakeLM(script(PROMPT.tokens, text))
-    drafter = MixedDrafter(LookupDrafter(Sampling(), VOCAB, shortest=2), EdgeDrafter(model, Sampling()))
+    drafter = MixedDrafter(EdgeDrafter(model, Sampling()))
     drafter.reset(PROMPT, LUCK)
     assert tokens(drafter.draft(text[:5], 2, NO_END, lambda: 0.0)) == [21, 22]  # one token recurs: the edge
     assert drafter.computed == len(PROMPT.tokens) + 5 + 1
