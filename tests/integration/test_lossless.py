@@ -56,7 +56,7 @@ def some_way(rng: np.random.Generator) -> Way:
     def one(options: list[dict[str, Any]]) -> dict[str, Any]:
         return options[int(rng.integers(len(options)))]
 
-    drafter = ["edge", "edge", "edge", "lookup", "none"][int(rng.integers(5))]
+    drafter = ["edge", "edge", "edge", "lookup", "mixed", "none"][int(rng.integers(6))]
     common = {"k": int(rng.integers(1, 9)), "heuristic": bool(rng.integers(2)), "drafter": drafter}
     if drafter == "edge":
         return Way(**common, **one(VERIFIERS), **one(GATES), **one(STOPS))
@@ -223,6 +223,7 @@ SAMPLED_WAYS = {
     "heuristic": Way(k=1, heuristic=True, sampling=SAMPLED),
     **{f"stop {i}": Way(k=3, sampling=SAMPLED, **stop) for i, stop in enumerate(STOPS) if stop},
     "lookup": Way(k=2, drafter="lookup", sampling=SAMPLED),
+    "mixed": Way(k=2, drafter="mixed", sampling=SAMPLED),
     "none": Way(drafter="none", sampling=SAMPLED),
     **{f"codec {name}": Way(k=2, codec=Codec(name=name, vocab=WORDS, top=2), sampling=SAMPLED) for name in SENT},
     "bild 0": Way(k=2, verifier=verify.bild, surprise_threshold_nats=0.0, sampling=SAMPLED),
