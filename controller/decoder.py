@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +43,29 @@ class Decoder:
             use_cache=cache is not None,
         )
         return out
+
+    @contextmanager
+    def only(self, number: int, places: Tensor) -> Iterator[None]:
+        """Within this, `block` computes a block's keys and values whole, but its feed-forward half at one place a row.
+
+        Args:
+            number: of the block in the whole model.
+            places: (n,), where what comes out is right; elsewhere it is not.
+        """
+        mlp = self._blocks[number].mlp
+        whole = mlp.forward
+
+        def at_places(hidden: Tensor) -> Tensor:
+            rows = torch.arange(len(hidden), device=hidden.device)
+            out = torch.zeros_like(hidden)
+            out[rows, places] = whole(hidden[rows, places][:, None])[:, 0]
+            return out
+
+        mlp.forward = at_places
+        try:
+            yield
+        finally:
+            del mlp.forward
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of what the last block gave."""

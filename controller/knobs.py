@@ -21,6 +21,8 @@ SPARSE, DENSE = "sparse_experts", "dense_masked"
 FEW = 400
 """Up to so many rows, tokens times top-k, each expert's are padded to the most that one has. Of 16 experts on a CPU
 that takes 16 to 32 % off a prompt of 28 tokens; one of 180 tokens it would make 8 to 53 % slower."""
+SLICE = 1024
+"""Tokens that a dense product takes at once: what lies between its two halves stays in the cache."""
 
 
 def sparse_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -62,9 +64,9 @@ def _sorted(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Te
     gate, up = inner.chunk(2, dim=-1)
     inner = experts.act_fn(gate) * up * top_k_weights.flatten()[order, None].to(hidden.dtype)
     _by_slices(experts.down_proj, inner, counts, out=routed)
-    told = torch.empty_like(routed)
-    told[order] = routed
-    return told.view(tokens, k, -1).sum(1)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return routed[place].view(tokens, k, -1).sum(1)
 
 
 def _by_slices(weights: Tensor, rows: Tensor, counts: list[int], *, out: Tensor) -> None:
@@ -76,15 +78,15 @@ def _by_slices(weights: Tensor, rows: Tensor, counts: list[int], *, out: Tensor)
 
 def dense_masked(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Output (tokens, width) of the experts of one block; the routed are (tokens, top_k)."""
-    gate_weight, up_weight = experts.gate_up_proj.chunk(2, dim=1)
-    # one flat product each and no strided view between them: twice as fast on a CPU
-    gate = hidden @ gate_weight.flatten(0, 1).T
-    up = hidden @ up_weight.flatten(0, 1).T
-    weights = gate.new_zeros(len(hidden), experts.num_experts)
-    weights = weights.scatter(1, top_k_index, top_k_weights.to(gate.dtype))
-    inner = experts.act_fn(gate) * up * weights.repeat_interleave(experts.intermediate_dim, dim=1)
-    out: Tensor = inner @ experts.down_proj.transpose(1, 2).flatten(0, 1)
-    return out
+    # one flat product each, without strided views: twice as fast on a CPU
+    gate, up = (weights.flatten(0, 1).T for weights in experts.gate_up_proj.chunk(2, dim=1))
+    down = experts.down_proj.transpose(1, 2).flatten(0, 1)
+    shares = hidden.new_zeros(len(hidden), experts.num_experts).scatter(1, top_k_index, top_k_weights.to(hidden.dtype))
+    told = []
+    for rows, share in zip(torch.split(hidden, SLICE), torch.split(shares, SLICE), strict=True):
+        inner = experts.act_fn(rows @ gate) * (rows @ up)
+        told.append((inner.unflatten(1, (experts.num_experts, -1)) * share[:, :, None]).flatten(1) @ down)
+    return torch.cat(told)
 
 
 ALL_EXPERTS_FUNCTIONS.register(SPARSE, sparse_experts)

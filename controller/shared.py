@@ -13,7 +13,7 @@ to the rounding of sums whose order depends on the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -30,10 +30,9 @@ from controller.knobs import DENSE, SPARSE, gate_of
 
 ROWS = 32
 """Prompts computed at once, of like length: enough to fill a matrix product, few enough for little padding."""
-SPARSE_SHARE = 0.4
+SPARSE_SHARE = 0.25
 """Up to this share of its experts a model runs only those; above, all as one dense product, which costs the same at any
-top-k. Of 16 experts on a CPU, 32 questions at the high tier with five lists of blocks: sparse 0.75, 0.90 and 1.26 s at
-top-4, 6 and 8, dense 0.9 to 1.0 s."""
+top-k."""
 Path = tuple[int, ...]
 """Numbers of the blocks that run."""
 
@@ -193,10 +192,14 @@ class _Walk:
         if len(paths[0]) == depth:
             self.said[paths[0]] = self._decode(hidden, paths[0])
             paths = paths[1:]
-        for block, branch in groupby(paths, key=itemgetter(depth)):
-            # what the cache had of this block was a sibling's, and its lists are finished
-            after = self._decoder.block(block, hidden, rope=self._rope, mask=self._prompts.mask, cache=self._cache)
-            self.down(after, list(branch), depth + 1)
+        for block, several in groupby(paths, key=itemgetter(depth)):
+            branch = list(several)
+            # after the last block of a list nobody looks at any token but the last
+            ends = branch[0] == branch[-1] and len(branch[0]) == depth + 1
+            with self._decoder.only(block, self._prompts.lengths - 1) if ends else nullcontext():
+                # what the cache had of this block was a sibling's, and its lists are finished
+                after = self._decoder.block(block, hidden, rope=self._rope, mask=self._prompts.mask, cache=self._cache)
+            self.down(after, branch, depth + 1)
 
     def _decode(self, hidden: Tensor, path: Path) -> list[list[int]]:
         """Answer tokens of every row, from the hidden states of the prompts after the last block of a list."""

@@ -78,7 +78,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(importance=250, tune=250, test=250, timed={"tune": 26, "test": 20, "adaptive": 250}, rounds=5),
+    "full": Sizes(importance=200, tune=150, test=150, timed={"tune": 20, "test": 15, "adaptive": 125}, rounds=5),
     "small": Sizes(importance=8, tune=12, test=8, timed={"tune": 5, "test": 5, "adaptive": 6}, rounds=2),
 }
 

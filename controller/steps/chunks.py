@@ -11,7 +11,7 @@ from controller.data import Sample
 from suite.progress import Progress
 from suite.records import SampleLog
 
-CHUNK = 50
+CHUNK = 64
 """Samples that are answered together."""
 
 
