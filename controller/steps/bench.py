@@ -78,7 +78,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(importance=200, tune=150, test=150, timed={"tune": 20, "test": 15, "adaptive": 125}, rounds=5),
+    "full": Sizes(importance=200, tune=150, test=250, timed={"tune": 20, "test": 15, "adaptive": 125}, rounds=5),
     "small": Sizes(importance=5, tune=7, test=5, timed={"tune": 5, "test": 2, "adaptive": 5}, rounds=2),
 }
 

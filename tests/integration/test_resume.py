@@ -40,7 +40,7 @@ def written(folder: Path) -> int:
 def long(pair: TinyPair, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Arguments of a job that takes long enough to be hit."""
     prompts = write_prompts(tmp_path_factory.mktemp("long") / "prompts.jsonl", SAMPLES)
-    return [*pair.arguments, f"dataset.path={prompts}", "task.max_new_tokens=500", "task.temperature=1"]
+    return [*pair.arguments, f"dataset.path={prompts}", "task.max_new_tokens=300", "task.temperature=1"]
 
 
 @pytest.mark.parametrize("hardware", ["local", "iphone15_cpu"])
