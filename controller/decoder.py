@@ -65,7 +65,7 @@ class Decoder:
         try:
             yield
         finally:
-            del mlp.forward
+            mlp.forward = whole  # which need not be the class's own: accelerate puts one in its place
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of what the last block gave."""

@@ -195,7 +195,7 @@ class _Walk:
         for block, several in groupby(paths, key=itemgetter(depth)):
             branch = list(several)
             # after the last block of a list nobody looks at any token but the last
-            ends = branch[0] == branch[-1] and len(branch[0]) == depth + 1
+            ends = len(branch) == 1 and len(branch[0]) == depth + 1
             with self._decoder.only(block, self._prompts.lengths - 1) if ends else nullcontext():
                 # what the cache had of this block was a sibling's, and its lists are finished
                 after = self._decoder.block(block, hidden, rope=self._rope, mask=self._prompts.mask, cache=self._cache)
