@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from controller import features, shared
+from controller import features, knobs, shared
 from controller.adapter import Adapter, Run, open_adapter
 from controller.knobs import SPARSE, gate_of
 from controller.shared import Chunk, answers, influence
@@ -47,6 +47,7 @@ def adapter() -> Adapter:
 @pytest.fixture(autouse=True)
 def _several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "ROWS", 3)
+    monkeypatch.setattr(knobs, "SLICE", 7)
 
 
 def alone(adapter: Adapter, sample: int, tier: str, top_k: int, kept: tuple[int, ...]) -> Run:
@@ -134,14 +135,17 @@ def test_influence_is_that_of_the_stock_model(adapter: Adapter) -> None:
     torch.testing.assert_close(torch.from_numpy(found).flatten(), torch.stack(seen), rtol=1e-6, atol=1e-9)
 
 
-def test_the_model_is_left_as_it_was(adapter: Adapter) -> None:
+def test_the_model_is_left_as_it_was(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = adapter.model.model.language_model
+    hooked = stack.layers[1].mlp.forward  # as accelerate hooks a module: in the instance
+    monkeypatch.setattr(stack.layers[1].mlp, "forward", hooked)
     chunk = Chunk(adapter, IMAGES, QUESTIONS)
     answers(chunk, tier="low", top_k=6, kept=[(0, 1)], max_new_tokens=2)
     with pytest.raises(IndexError):
         answers(chunk, tier="low", top_k=6, kept=[(0, 9)], max_new_tokens=2)
     assert stack.config._experts_implementation == SPARSE
     assert {gate_of(layer).top_k for layer in stack.layers} == {3}
+    assert vars(stack.layers[1].mlp)["forward"] is hooked
 
 
 def test_a_bad_question_is_told_at_once(adapter: Adapter) -> None:
