@@ -108,7 +108,7 @@ class Bench:
         ending = Ending(max_new_tokens=max_new_tokens, eos=frozenset([self.tokenizer.eos_token_id]))
         self.ours = Ours(CachedLM(edge.model), CachedLM(cloud.model), ending)
         small_edge, small_cloud = (CachedLM(one.model, bits=one.pack_bits) for one in packed)
-        self.mixed = Ours(small_edge, self.ours.cloud, ending)
+        self.small_edge = Ours(small_edge, self.ours.cloud, ending)
         self.packed = Ours(small_edge, small_cloud, ending)
 
     def plain(self, prompt: list[int]) -> list[int]:
@@ -191,10 +191,10 @@ def main() -> None:
         decoders: dict[str, Ours] = {}
         for title, ours in (
             ("this suite", bench.ours),
-            ("this suite, 4-bit draft", bench.mixed),
+            ("this suite, 4-bit draft", bench.small_edge),
             ("this suite, 4-bit blocks", bench.packed),
         ):
-            if ours is not bench.mixed:  # its cloud is that of the first
+            if ours is not bench.small_edge:  # its cloud is that of the first
                 contenders[f"{title}, cloud alone"] = ours.alone
             for drafter in ("edge", "mixed"):
                 tried = {f"k={k}": ours.lossless(k, mixed=drafter == "mixed") for k in (1, 2, 3, 4, 5)}
