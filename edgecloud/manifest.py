@@ -109,7 +109,7 @@ class Manifest:
             raise UserError(f"{where}: audio {item.audio!r} must be a path inside the manifest's folder.")
         try:
             path = self.path.parent / item.audio
-            if not path.resolve().is_relative_to(self.path.parent.resolve()):
+            if not _inside(path, self.path.parent):
                 raise UserError(f"{where}: audio {item.audio!r} is a link out of the manifest's folder; copy the file.")
             if not path.is_file():
                 raise UserError(f"{where}: audio {item.audio!r} does not exist beside the manifest.")
@@ -137,12 +137,28 @@ def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache  # a sweep asks thrice a job for every clip
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a file is in a folder, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest; no audio is opened.
+    """Read a manifest, again only when its size or time of change differs; no audio is opened.
 
     Raises:
         UserError: the file as a whole is no manifest: not JSON, no items, another version, a broken `emotions`.
     """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a manifest.") from error
+    return _read_manifest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _read_manifest(path: Path, size: int, mtime_ns: int) -> Manifest:
+    del size, mtime_ns
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

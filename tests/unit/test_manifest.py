@@ -48,6 +48,13 @@ def test_a_whole_manifest(tmp_path: Path) -> None:
     assert manifest.clip(item) == tmp_path / "wav" / "a.wav"
 
 
+def test_it_is_parsed_again_only_when_it_changed(tmp_path: Path) -> None:
+    before = read_manifest(write(tmp_path, {"id": "a", "audio": "a.wav"}))
+    assert read_manifest(tmp_path / "manifest.json") is before
+    (after,) = read_manifest(write(tmp_path, {"id": "bb", "audio": "a.wav"})).items
+    assert after.id == "bb"
+
+
 def test_a_bare_list_single_texts_and_nulls_are_read_kindly(tmp_path: Path) -> None:
     path = tmp_path / "my.json"
     rows = [
