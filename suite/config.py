@@ -118,8 +118,7 @@ def check_text(arguments: Iterable[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError as error:
-            shown = argument.encode(errors="backslashreplace").decode()
-            raise ConfigError(f"{shown} is not UTF-8; type it, or rename the file, in UTF-8.") from error
+            raise ConfigError(f"{argument!r} is not UTF-8; type it, or rename the file, in UTF-8.") from error
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

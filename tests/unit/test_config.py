@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 import launch
 from edgecloud.schema import SpecDecConfig, VoicesConfig
-from suite.config import CONF, RunConfig, explain, identity, plain, typed
+from suite.config import CONF, RunConfig, check_text, explain, identity, plain, typed
 from suite.errors import ConfigError, UserError
 from suite.models.spec import ModelConfig
 
@@ -196,3 +196,10 @@ def test_a_model_can_be_added_to_a_run(compose: Compose) -> None:
     assert typed(compose("+models.scorer={source: path, id: bert}")).models["scorer"] == ModelConfig(
         source="path", id="bert"
     )
+
+
+def test_what_is_not_utf_8_is_refused_in_one_line() -> None:
+    check_text(["task.k=3", "dataset.path=é"])
+    with pytest.raises(ConfigError) as refused:
+        check_text(["\n=\udcff"])
+    assert str(refused.value) == r"'\n=\udcff' is not UTF-8; type it, or rename the file, in UTF-8."
