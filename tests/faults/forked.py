@@ -22,7 +22,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["torch", "transformers", "launch", "edgecloud.task", "argo.task", "controller.task", "suite.report.html"]
 WRITES = ("os.rename", "os.mkdir", "os.remove", "os.truncate")
 """Events that change a folder, besides opening a file to write; see Python's table of audit events."""
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def prepare() -> None:

@@ -6,8 +6,11 @@ import importlib.util
 import re
 import shutil
 import signal
+import sqlite3
+import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,19 @@ def test_without_a_terminal_progress_is_plain_lines(here: Here, toy: Toy, monkey
     assert answer.err == ""
 
 
+def stop_between_writes(running: subprocess.Popen[str], store: Path) -> None:
+    """Stop a launch where it holds no lock of the database, which nobody else could use then."""
+    while True:
+        running.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)  # the signal arrives when it arrives
+        with closing(sqlite3.connect(store, timeout=0.0, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                running.send_signal(signal.SIGCONT)
+
+
 def test_of_two_launches_on_one_store_the_second_waits_and_asks_nothing(toy: Toy, tmp_path: Path) -> None:
     store = tmp_path / "shared.sqlite"
     arguments = [*GRAPHS, *toy.arguments, "task.batch_size=4", f"task.store={store}"]
@@ -144,7 +160,7 @@ def test_of_two_launches_on_one_store_the_second_waits_and_asks_nothing(toy: Toy
         folder.mkdir()
     with started(folders[0], *arguments) as first:
         wait_for(lambda: len(answers(store)) >= 4, first)
-        first.send_signal(signal.SIGSTOP)  # it holds the store for as long as the second takes to come
+        stop_between_writes(first, store)  # it goes on filling the store for as long as the second takes to come
         with started(folders[1], *arguments) as second:
             waits = f"Waiting for the launch with process id {first.pid}, which is filling"
             wait_for(lambda: waits in (folders[1] / "out.txt").read_text(), second)
