@@ -71,7 +71,7 @@ def written(folder: Path) -> int:
     return file.read_bytes().count(b"\n") if file else 0
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.1, marks=pytest.mark.slow), 0.6])
 def test_a_kill_costs_one_batch_at_most(
     here: Here, toy: Toy, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, share: float
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_training_that_is_killed_ends_with_the_same_policies(
     assert close(read_record(resumed)["metrics"], read_record(unbroken)["metrics"])
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_share_the_steps(toy: Toy, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("first", "second")]
     (tmp_path / "outputs").mkdir()

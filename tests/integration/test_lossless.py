@@ -98,7 +98,7 @@ def cases(names: list[str], count: int) -> list[tuple[str, int, Prompt, Way, End
         prompt = Prompt(tokens=rng.integers(0, VOCAB, size=rng.integers(1, 20)).tolist())
         way = some_way(rng)
         eos = frozenset(rng.integers(0, VOCAB, size=rng.integers(0, 3)).tolist())
-        ending = Ending(max_new_tokens=int(rng.integers(1, 25)), eos=eos)
+        ending = Ending(max_new_tokens=int(rng.integers(1, 17)), eos=eos)
         found.append((names[i % len(names)], i % 5, prompt, way, ending))
     return found
 

@@ -43,7 +43,7 @@ def long(pair: TinyPair, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*pair.arguments, f"dataset.path={prompts}", "task.max_new_tokens=300", "task.temperature=1"]
 
 
-@pytest.mark.parametrize("hardware", ["local", "iphone15_cpu"])
+@pytest.mark.parametrize("hardware", ["local", pytest.param("iphone15_cpu", marks=pytest.mark.slow)])
 def test_a_killed_job_goes_on_at_the_next_sample(
     here: Here, long: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, hardware: str
 ) -> None:
