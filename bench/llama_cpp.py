@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ def cloud_engine(cloud: Loaded, kind: str | None) -> LlamaCpp:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{kind}.gguf"
         write(cloud.model, file, kind)
-        return LlamaCpp(file, threads=torch.get_num_threads())  # it is open by then
+        return LlamaCpp(file, threads=torch.get_num_threads())  # mapped by now, so its name may go
 
 
 def reading(engine: LlamaCpp, prompt: list[int]) -> dict[int, float]:
@@ -102,6 +103,7 @@ def main() -> None:
                 outputs[name].append(ours.last)
 
     print(f"{cpu_model()}, {threads} threads, {args.kind or peer.file.name}, {draft.file.name}")
+    print(f"llama-cpp-python {version('llama-cpp-python')}, torch {torch.__version__}")
     print(f"{len(measured)} prompts, at most {args.tokens} new tokens each")
     for name in runs:
         print(f"  {statistics.median(run.ms_per_token for run in runs[name]):7.2f} ms/token  {name}")

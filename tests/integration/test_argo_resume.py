@@ -160,7 +160,7 @@ def test_of_two_launches_on_one_store_the_second_waits_and_asks_nothing(toy: Toy
         folder.mkdir()
     with started(folders[0], *arguments) as first:
         wait_for(lambda: len(answers(store)) >= 4, first)
-        stop_between_writes(first, store)  # it goes on filling the store for as long as the second takes to come
+        stop_between_writes(first, store)  # the store is its own for as long as the second takes to come
         with started(folders[1], *arguments) as second:
             waits = f"Waiting for the launch with process id {first.pid}, which is filling"
             wait_for(lambda: waits in (folders[1] / "out.txt").read_text(), second)
