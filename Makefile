@@ -10,7 +10,7 @@ run: $(READY)  ## the three-way comparison on the embedded models, with the path
 	$(BIN)/python launch.py -m experiment=specdec_three_way
 
 test: $(READY)  ## unit and integration tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)  ## the checks that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -18,7 +18,7 @@ from edgecloud.draft import Drafted
 Gate = Callable[[Drafted, float], bool]
 
 ADAEDL_GAMMA = 0.2
-"""Scale of the entropy in the bound of `adaedl`, as its authors set it."""
+"""Scale of the entropy (nats) in the bound of `adaedl`, as its authors set it."""
 TEMPERATURES = torch.linspace(0.1, 2.0, 20, dtype=torch.float64)
 """At which `uncertainty` asks the edge again."""
 
@@ -60,8 +60,9 @@ def adaedl(drafted: Drafted, threshold: float) -> bool:
 def uhlm(drafted: Drafted, threshold: float) -> bool:
     """Uncertainty u > threshold, u the chance that the edge, asked again at another temperature, says another token.
 
-    0 is `always`, 1 the edge alone. Uncertainty-aware hybrid inference (U-HLM: Oh et al. 2024, arXiv:2412.12687), which
-    measures it by temperature perturbation; here as an expectation, see `uncertainty`, so that no luck is in it.
+    0 is `always`, 1 the edge alone. Uncertainty-aware hybrid inference (U-HLM: Oh et al. 2024, arXiv:2412.12687) draws
+    one token at each of 20 temperatures up to 2 and counts those that differ from the draft; here as an expectation,
+    see `uncertainty`, so that no luck is in it.
     """
     if drafted.uncertainty is None:
         assert drafted.logits is not None

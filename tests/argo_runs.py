@@ -176,7 +176,7 @@ def transformers_serve(model: Path, port: int, log: Path) -> Iterator[subprocess
     with log.open("w") as out:
         child = subprocess.Popen(
             [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *command],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
             stdout=out,
             stderr=subprocess.STDOUT,
         )

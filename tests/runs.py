@@ -51,8 +51,8 @@ def write_prompts(path: Path, number: int) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """A wide terminal; one thread, since at this size more cost more than they give."""
-    return {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    """A wide terminal."""
+    return {**os.environ, "COLUMNS": "160"}
 
 
 def launch(folder: Path, *arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -77,7 +76,6 @@ def process(*arguments: str, log: Path) -> Iterator[tuple[subprocess.Popen[str],
         child = subprocess.Popen(
             [sys.executable, "-m", "edgecloud.cloud", "--port", "0", *arguments],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=err,
             text=True,

@@ -32,8 +32,6 @@ from edgecloud.lm import CachedLM
 from suite.models.quiet import quiet
 from suite.models.short_head import ShortHeadConfig, ShortHeadLlama
 
-torch.set_num_threads(1)  # threads cost more than they give at this size
-
 VOCAB = 40
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
