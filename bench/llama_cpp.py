@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from bench.specdec import TUNING, Ours, Run, best, load_pair, ratio, tell, timed
+from bench.specdec import TUNING, Ours, Run, best, facts, load_pair, ratio, timed
 from edgecloud.data import encode, read_prompts
 from edgecloud.decode import Ending, Output
 from edgecloud.llama_cpp import LlamaCpp, bindings, llama_cpp_engine
@@ -115,7 +115,9 @@ def main() -> None:
         print(f"{mine}, against:")
         for name in others:
             print(f"  {ratio(runs[name], runs[mine])}  {name}")
-        tell(told)
+        tested, drafted, a_round, loop = facts(told)
+        print(f"  accepted: {tested} of tested, {drafted} of drafted, {a_round} a round")
+        print(f"  the loop's own time: {loop} of the models'")
         same = sum(a.tokens == b.tokens for a, b in zip(runs["llama.cpp"], runs[mine], strict=True))
         print(f"  same text as llama.cpp: {same} of {len(measured)}")
 

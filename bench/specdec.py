@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Column, Table
 
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
@@ -153,14 +155,16 @@ def best(contenders: dict[str, Decode], prompts: Sequence[list[int]]) -> str:
     return min(contenders, key=lambda name: statistics.median(timed(contenders[name], p).ms_per_token for p in prompts))
 
 
-def ratio(peer: Sequence[Run], ours: Sequence[Run]) -> str:
-    """Median of the paired ratios with its 95 % interval and quartiles."""
+def ratio(peer: Sequence[Run], ours: Sequence[Run], separator: str = " ") -> str:
+    """Median of the paired ratios with its 95 % interval."""
     ratios = [a.ms_per_token / b.ms_per_token for a, b in zip(peer, ours, strict=True)]
     ci = corpus_ci(lambda index: float(statistics.median(ratios[i] for i in index)), len(ratios), seed=0).ci95
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return (
-        f"{statistics.median(ratios):.2f}x [{ci[0]:.2f}, {ci[1]:.2f}], quartiles {low:.2f} to {high:.2f}" if ci else "-"
-    )
+    return f"{statistics.median(ratios):.2f}x" + (f"{separator}[{ci[0]:.2f}, {ci[1]:.2f}]" if ci else "")
+
+
+def ms_per_token(runs: Sequence[Run]) -> str:
+    """The median."""
+    return f"{statistics.median(run.ms_per_token for run in runs):.1f}"
 
 
 def main() -> None:
@@ -176,31 +180,30 @@ def main() -> None:
     prompts = [encode(sample, bench.tokenizer) for sample in samples]
     tuning, measured = prompts[:TUNING], prompts[TUNING:]
     constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
-    peers = {f"{n} tokens": bench.assisted(num_assistant_tokens=n, **constant) for n in (1, 2, 3, 4, 5)}
-    lookups = {f"{n} tokens": bench.lookup(n) for n in (1, 2, 3, 4, 5, 8)}
+    peers = {f"k={n}": bench.assisted(num_assistant_tokens=n, **constant) for n in (1, 2, 3, 4, 5)}
+    lookups = {f"k={n}": bench.lookup(n) for n in (1, 2, 3, 4, 5, 8)}
     outputs: dict[str, list[Output]] = {}
     with torch.inference_mode():
         bench.plain(prompts[0])
         setting, length = best(peers, tuning), best(lookups, tuning)
         contenders = {
             "generate": bench.plain,
-            "generate(assistant_model), defaults": bench.assisted(),
-            f"generate(assistant_model), best: {setting}": peers[setting],
-            f"generate(prompt_lookup), best: {length}": lookups[length],
+            "assisted, defaults": bench.assisted(),
+            f"assisted, best {setting}": peers[setting],
+            f"lookup, best {length}": lookups[length],
         }
+        baselines: dict[str, str] = {}  # of each of our ways: its cloud, without drafts
         decoders: dict[str, Ours] = {}
-        for title, ours in (
-            ("this suite", bench.ours),
-            ("this suite, 4-bit draft", bench.small_edge),
-            ("this suite, 4-bit blocks", bench.packed),
-        ):
+        alone = ""
+        for title, ours in (("", bench.ours), (", 4-bit draft", bench.small_edge), (", 4-bit both", bench.packed)):
             if ours is not bench.small_edge:  # its cloud is that of the first
-                contenders[f"{title}, cloud alone"] = ours.alone
+                alone = f"cloud alone{title}"
+                contenders[alone], decoders[alone], baselines[alone] = ours.alone, ours, alone
             for drafter in ("edge", "mixed"):
                 tried = {f"k={k}": ours.lossless(k, mixed=drafter == "mixed") for k in (1, 2, 3, 4, 5)}
                 k = best(tried, tuning)
-                name = f"{title}, {drafter} drafts, lossless, {k}"
-                contenders[name], decoders[name] = tried[k], ours
+                name = f"{drafter}, {k}{title}"
+                contenders[name], decoders[name], baselines[name] = tried[k], ours, alone
         runs: dict[str, list[Run]] = {name: [] for name in contenders}
         for prompt in measured:
             for name, decode in contenders.items():
@@ -211,26 +214,49 @@ def main() -> None:
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, {bench.dtype}")
     print(f"{len(measured)} prompts, at most {args.tokens} new tokens each")
     print(", ".join(f"{name} {version}" for name, version in packages().items() if name in ("torch", "transformers")))
-    for name in runs:
-        print(f"  {statistics.median(run.ms_per_token for run in runs[name]):7.2f} ms/token  {name}")
-    for mine in decoders:
-        print(f"{mine}, against (ratios paired by prompt: median, its 95 % interval, quartiles):")
-        for name in runs:
-            if name not in decoders or (name != mine and decoders[name] is decoders[mine]):
-                print(f"  {ratio(runs[name], runs[mine])}  {name}")
-        tell(outputs[mine])
-        same = sum(a.tokens == b.tokens for a, b in zip(runs["generate"], runs[mine], strict=True))
-        print(f"  same text as generate: {same} of {len(measured)} (in bfloat16 a block and a step round differently)")
+    console = Console()
+    console.print(speeds(runs, baselines, decoders))
+    console.print(
+        "x: how many times faster, median over the prompts, paired, and its 95 % interval. assisted and lookup are "
+        "generate(assistant_model) and generate(prompt_lookup_num_tokens); the best k is chosen on other prompts."
+    )
+    console.print(drafts(runs, outputs))
+    console.print("In bfloat16 a block of tokens and a single one round differently, and so may the text.")
 
 
-def tell(outputs: Sequence[Output]) -> None:
-    """What the draft and the loop did."""
+def speeds(runs: Mapping[str, Sequence[Run]], baselines: Mapping[str, str], ours: Collection[str]) -> Table:
+    """Our ways by row, the peers by column."""
+    peers = [name for name in runs if name not in ours]
+    table = Table("this suite,\nlossless", Column("ms a\ntoken", justify="right"))
+    for peer in peers:
+        table.add_column(peer.replace(", ", "\n") + f"\n{ms_per_token(runs[peer])} ms", justify="right")
+    table.add_column("its cloud\nalone", justify="right")
+    for mine in ours:
+        against = [*peers, baselines[mine]] if baselines[mine] != mine else peers
+        ratios = [ratio(runs[name], runs[mine], "\n") for name in against]
+        table.add_row(mine.replace(", 4-bit", "\n4-bit"), ms_per_token(runs[mine]), *ratios)
+    return table
+
+
+def drafts(runs: Mapping[str, Sequence[Run]], outputs: Mapping[str, Sequence[Output]]) -> Table:
+    """What the drafts were worth and the loop cost, of those that draft."""
+    table = Table("this suite, lossless")
+    for heading in ("accepted\nof tested", "of\ndrafted", "a round", "loop's\nown time", "text of\ngenerate"):
+        table.add_column(heading, justify="right")
+    for mine, told in outputs.items():
+        if any(output.counters.drafted for output in told):
+            same = sum(a.tokens == b.tokens for a, b in zip(runs["generate"], runs[mine], strict=True))
+            table.add_row(mine, *facts(told), f"{same} of {len(told)}")
+    return table
+
+
+def facts(outputs: Sequence[Output]) -> tuple[str, str, str, str]:
+    """Accepted of the tokens tested, of those drafted, and a round; the loop's own time against the models'."""
     total, models = sum(o.times_s[-1] for o in outputs), sum(o.edge_s + o.cloud_s for o in outputs)
     accepted, tested = (sum(getattr(o.counters, name) for o in outputs) for name in ("accepted", "tested"))
     drafted, rounds = (sum(getattr(o.counters, name) for o in outputs) for name in ("drafted", "rounds"))
-    print(f"  accepted: {accepted / tested:.3f} of tested, {accepted / drafted:.3f} of drafted")
-    print(f"  accepted a round: {accepted / rounds:.2f}")
-    print(f"  the loop's own time: {100 * (total - models) / models:.1f} % of the models'")
+    shares = f"{accepted / tested:.3f}", f"{accepted / drafted:.3f}", f"{accepted / rounds:.2f}"
+    return *shares, f"{100 * (total - models) / models:.1f} %"
 
 
 if __name__ == "__main__":

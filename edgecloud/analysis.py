@@ -26,6 +26,7 @@ QUALITIES = ("cider", "agreement", "bleu")  # the first that a sweep has is its 
 CALLS = "cloud_call_rate"
 SIGNALS = ("entropy", "confidence", "uncertainty")  # confidence as 1 - the largest probability
 NETWORK = ("e2e_uplink_ms", "e2e_downlink_ms", "e2e_waiting_ms")
+UNTRACED = "task.sweep=replay adds what the bounding gates, random and oracle, reach, and the AUROC of the signals."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +84,11 @@ def analyse(folder: Path) -> None:
     trace = trace_of(chosen.record)
     calibration = {} if trace is None else signals(trace.samples.values(), seed=chosen.record["seed"])
     around = bounds(chosen, quality) if trace is not None else []
+    beside = [UNTRACED] if trace is None else [*_told(calibration), *_matched(best, around, quality)]
     speed = [one for one in (speedup(job, trace) for job in jobs) if one is not None]
     content = {
         "quality": quality,
-        "summary": [reason(best, found, quality), *_told(calibration), *_matched(best, around, quality)],
+        "summary": [reason(best, found, quality), *beside],
         "recommended": asdict(best),
         "front": [asdict(one) for one in front(found)],
         "bounds": [asdict(one) for one in around],

@@ -112,3 +112,10 @@ def test_a_sweep_ends_with_its_analysis_in_the_report(here: Here, pair: TinyPair
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "the fewest" not in page and found["summary"][0].split(":")[0] in page
     assert len(records(here.folder)) == 6  # the bounds leave no job behind
+
+
+def test_a_live_sweep_says_what_its_analysis_leaves_out(here: Here, pair: TinyPair) -> None:
+    assert here("-m", *pair.arguments, "task.entropy_threshold=0,1.5").code == 0
+    found = json.loads((records(here.folder)[0].parent / "analysis.json").read_text())
+    assert "task.sweep=replay" in found["summary"][1]
+    assert (found["bounds"], found["auroc"]) == ([], {})
