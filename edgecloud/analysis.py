@@ -26,7 +26,7 @@ QUALITIES = ("cider", "agreement", "bleu")  # the first that a sweep has is its 
 CALLS = "cloud_call_rate"
 SIGNALS = ("entropy", "confidence", "uncertainty")  # confidence as 1 - the largest probability
 NETWORK = ("e2e_uplink_ms", "e2e_downlink_ms", "e2e_waiting_ms")
-UNTRACED = "task.sweep=replay adds what the bounding gates, random and oracle, reach, and the AUROC of the signals."
+UNTRACED = "task.sweep=replay, with a trace that may grow, adds what the gates random and oracle reach, and the AUROC."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def analyse(folder: Path) -> None:
     Raises:
         UserError: a record is broken, or the folder cannot be written.
     """
-    from edgecloud.bounds import bounds
+    from edgecloud.bounds import bounds, traced_whole
     from edgecloud.plots import draw
 
     jobs = [
@@ -81,10 +81,12 @@ def analyse(folder: Path) -> None:
     found = [point(job, quality) for job in jobs if _value(job, CALLS) is not None and _value(job, quality) is not None]
     best = recommended(found)
     chosen = next(job for job in jobs if job.label == best.job)
+    replayed = chosen.record["facts"].get("trace") is not None
+    whole = replayed and traced_whole(chosen)
     trace = trace_of(chosen.record)
-    calibration = {} if trace is None else signals(trace.samples.values(), seed=chosen.record["seed"])
-    around = bounds(chosen, quality) if trace is not None else []
-    beside = [UNTRACED] if trace is None else [*_told(calibration), *_matched(best, around, quality)]
+    calibration = signals(traced(chosen, trace), seed=chosen.record["seed"]) if whole else {}
+    around = bounds(chosen, quality) if whole else []
+    beside = [*_told(calibration), *_matched(best, around, quality)] if whole else [UNTRACED]
     speed = [one for one in (speedup(job, trace) for job in jobs) if one is not None]
     content = {
         "quality": quality,
@@ -282,6 +284,11 @@ def trace_of(record: dict[str, Any]) -> Any:
 
     found = record["facts"].get("trace")
     return None if found is None else read_trace(Path(found["file"]))
+
+
+def traced(job: JobRecord, trace: Any) -> list[Any]:
+    """The traces of the samples that a job decoded."""
+    return [trace.samples[row["id"]] for row in read_samples(job.folder / "samples.jsonl") if row["status"] == "ok"]
 
 
 def _told(calibration: dict[str, Estimate]) -> list[str]:

@@ -16,6 +16,7 @@ from edgecloud.network import NetworkConfig
 from edgecloud.schema import GATES, PromptsConfig, SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
 from suite.context import RunContext
+from suite.errors import UserError
 from suite.hardware.profile import HardwareConfig
 from suite.models.plan import GpuModeConfig
 from suite.models.spec import ModelConfig
@@ -66,6 +67,22 @@ def bounds(job: JobRecord, quality: str) -> list[Point]:
                     )
                 )
     return found
+
+
+def traced_whole(job: JobRecord) -> bool:
+    """Play the cloud's own outputs for the samples of `job`, so that its trace holds them to their ends.
+
+    A gated job asks the cloud about the tokens that the edge is unsure of; figures on those alone would be biased.
+
+    Returns:
+        Whether the trace holds all: not if it ends and may not grow (`task.on_trace_end=refuse`).
+    """
+    config = config_of(job.record)
+    task = replace(config.task, gate="always", verification="lossless", draft_stop="none")
+    try:
+        return bool(_measured(replace(config, task=task))[CALLS].n == job.record["metrics"][CALLS]["n"])
+    except UserError:  # no sample could be played
+        return False
 
 
 def config_of(record: dict[str, Any]) -> RunConfig:

@@ -119,3 +119,22 @@ def test_a_live_sweep_says_what_its_analysis_leaves_out(here: Here, pair: TinyPa
     found = json.loads((records(here.folder)[0].parent / "analysis.json").read_text())
     assert "task.sweep=replay" in found["summary"][1]
     assert (found["bounds"], found["auroc"]) == ([], {})
+
+
+def test_auroc_is_of_the_clouds_whole_outputs_or_not_told(here: Here, pair: TinyPair) -> None:
+    gated, whole = ["task.entropy_threshold=1.5,3"], ["task.gate=always", "task.verification=lossless"]
+    here.job(*pair.arguments, REPLAY, "task.entropy_threshold=1.5")  # asks the cloud about some tokens only
+    here.job(*pair.arguments, REPLAY, "task.entropy_threshold=3")
+
+    def auroc(*options: str) -> dict[str, object]:
+        before = {path.parent for path in here.folder.rglob("analysis.json")}
+        assert here("-m", *pair.arguments, REPLAY, *gated, *options).code == 0
+        (folder,) = {path.parent for path in here.folder.rglob("analysis.json")} - before
+        found: dict[str, object] = json.loads((folder / "analysis.json").read_text())["auroc"]
+        return found
+
+    assert auroc("task.on_trace_end=refuse") == {}
+    told_once = auroc()
+    assert set(told_once) == {"entropy", "confidence", "uncertainty"} and auroc("task.k=5") == told_once
+    covered = here.job(*pair.arguments, REPLAY, *whole, "task.on_trace_end=refuse")
+    assert read_record(covered)["metrics"]["trace_coverage"]["value"] == 1.0
