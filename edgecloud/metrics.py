@@ -111,7 +111,7 @@ def per_sample(
     """
     total_s, models_s, n = output.times_s[-1], output.edge_s + output.cloud_s, len(output.tokens)
     c = output.counters
-    cloud_alone = c.rounds == 0 and output.cloud_s > 0
+    cloud_alone = output.cloud_s > 0 and c.rounds == c.drafted == 0  # where the oracle peeks, the edge has drafted
     meters = dict.fromkeys(field.name for field in fields(Reading)) if reading is None else asdict(reading)
     return {
         "ttft_ms": 1e3 * output.times_s[0],

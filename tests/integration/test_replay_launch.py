@@ -138,3 +138,10 @@ def test_auroc_is_of_the_clouds_whole_outputs_or_not_told(here: Here, pair: Tiny
     assert set(told_once) == {"entropy", "confidence", "uncertainty"} and auroc("task.k=5") == told_once
     covered = here.job(*pair.arguments, REPLAY, *whole, "task.on_trace_end=refuse")
     assert read_record(covered)["metrics"]["trace_coverage"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("way", [[], [REPLAY]], ids=["live", "replay"])
+def test_an_oracle_that_sends_nothing_calls_nobody(here: Here, pair: TinyPair, way: list[str]) -> None:
+    job = here.job(*pair.arguments, *way, "task.gate=oracle", "task.oracle_threshold=inf")
+    metrics = read_record(job)["metrics"]
+    assert metrics["cloud_call_rate"]["value"] == metrics["cloud_token_share"]["value"] == 0.0
