@@ -7,8 +7,9 @@ analysis.json and plots/*.svg beside them; the report shows both.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from edgecloud.schema import GATES, SENDS_ALL
 from suite.records.samples import read_samples
 from suite.records.store import write_atomic
 from suite.report.collect import JobRecord, read_sweep
-from suite.stats import Estimate, IndexArray, corpus_ci
+from suite.stats import Difference, Estimate, IndexArray, corpus_ci, paired_difference
 
 FloatArray = npt.NDArray[np.float64]
-QUALITIES = ("cider", "agreement", "bleu")  # the first that a sweep has is its quality
+QUALITIES = ("cider", "agreement")  # the first that a sweep has for each sample is its quality
 CALLS = "cloud_call_rate"
 SIGNALS = ("entropy", "confidence", "uncertainty")  # confidence as 1 - the largest probability
 NETWORK = ("e2e_uplink_ms", "e2e_downlink_ms", "e2e_waiting_ms")
@@ -42,6 +43,7 @@ class Point:
         calls_ci95: its interval, None where there is none, as below.
         quality: see `QUALITIES`.
         quality_ci95: its interval.
+        by_sample: the quality of each sample, by its id, for paired differences.
     """
 
     job: str
@@ -52,6 +54,7 @@ class Point:
     calls_ci95: tuple[float, float] | None
     quality: float
     quality_ci95: tuple[float, float] | None
+    by_sample: Mapping[str, float] = field(repr=False)
 
     @property
     def setting(self) -> str:
@@ -59,6 +62,10 @@ class Point:
         option = GATES[self.gate]
         chosen = f"task.gate={self.gate}" if option is None else f"task.{option}={self.threshold:g}"
         return f"{chosen} task.k={self.k}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As analysis.json has it: all but the samples, which stand in the job's folder."""
+        return {name: value for name, value in asdict(self).items() if name != "by_sample"}
 
 
 def analyse(folder: Path) -> None:
@@ -79,21 +86,22 @@ def analyse(folder: Path) -> None:
     if quality is None:
         return
     found = [point(job, quality) for job in jobs if _value(job, CALLS) is not None and _value(job, quality) is not None]
-    best = recommended(found)
+    seed = jobs[0].record["seed"]
+    best, missing = recommended(found, seed=seed)
     chosen = next(job for job in jobs if job.label == best.job)
     replayed = chosen.record["facts"].get("trace") is not None
     whole = replayed and traced_whole(chosen)
     trace = trace_of(chosen.record)
-    calibration = signals(traced(chosen, trace), seed=chosen.record["seed"]) if whole else {}
+    calibration = signals(traced(chosen, trace), seed=seed) if whole else {}
     around = bounds(chosen, quality) if whole else []
-    beside = [*_told(calibration), *_matched(best, around, quality)] if whole else [UNTRACED]
+    beside = [*_told(calibration), *_matched(best, around, quality, seed=seed)] if whole else [UNTRACED]
     speed = [one for one in (speedup(job, trace) for job in jobs) if one is not None]
     content = {
         "quality": quality,
-        "summary": [reason(best, found, quality), *beside],
-        "recommended": asdict(best),
-        "front": [asdict(one) for one in front(found)],
-        "bounds": [asdict(one) for one in around],
+        "summary": [reason(best, missing, found, quality), *beside],
+        "recommended": best.to_json() | {"below_best": missing and asdict(missing)},
+        "front": [one.to_json() for one in front(found)],
+        "bounds": [one.to_json() for one in around],
         "auroc": {name: asdict(estimate) for name, estimate in calibration.items()},
         "speedup": speed,
     }
@@ -104,6 +112,12 @@ def analyse(folder: Path) -> None:
 def quality_of(jobs: Sequence[JobRecord]) -> str | None:
     """The first of `QUALITIES` that a job has; None where none has any."""
     return next((name for name in QUALITIES if any(_value(job, name) is not None for job in jobs)), None)
+
+
+def by_sample(rows: Iterable[dict[str, Any]], quality: str) -> dict[str, float]:
+    """Sample id -> quality, where there is one."""
+    measured = ((row["id"], row["metrics"].get(quality)) for row in rows if row["status"] == "ok")
+    return {name: value for name, value in measured if value is not None}
 
 
 def point(job: JobRecord, quality: str) -> Point:
@@ -119,6 +133,7 @@ def point(job: JobRecord, quality: str) -> Point:
         calls_ci95=_pair(metrics[CALLS]["ci95"]),
         quality=metrics[quality]["value"],
         quality_ci95=_pair(metrics[quality]["ci95"]),
+        by_sample=by_sample(read_samples(job.folder / "samples.jsonl"), quality),
     )
 
 
@@ -131,25 +146,43 @@ def front(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def recommended(points: Sequence[Point]) -> Point:
-    """The fewest cloud calls among the settings whose interval of quality reaches the best quality measured."""
-    best = max(one.quality for one in points)
-    return min((one for one in points if _reaches(one, best)), key=lambda p: (p.calls, -p.quality, p.k))
+def recommended(points: Sequence[Point], *, seed: int) -> tuple[Point, Difference | None]:
+    """The fewest cloud calls that no paired test tells from the best quality measured.
+
+    Returns:
+        The setting, and its quality minus the best one's, an interval that holds 0; None where it is the best.
+    """
+    best = max(points, key=lambda p: (p.quality, -p.calls))
+    for one in sorted(points, key=lambda p: (p.calls, -p.quality, p.k)):
+        if one is best:
+            break
+        missing = difference(one.by_sample, best.by_sample, seed=seed)
+        if missing is not None and missing.ci95 is not None and missing.ci95[1] >= 0:
+            return one, missing
+    return best, None
 
 
-def reason(chosen: Point, points: Sequence[Point], quality: str) -> str:
+def reason(chosen: Point, missing: Difference | None, points: Sequence[Point], quality: str) -> str:
     """Why it is recommended, in one sentence."""
-    best = max(points, key=lambda p: p.quality)
-    as_good = sum(_reaches(one, best.quality) for one in points)
+    told = f"Recommended: {chosen.setting}, with {chosen.calls:.3f} cloud calls per token the cheapest of {len(points)}"
+    if missing is None:
+        return f"{told} settings without a {quality} clearly below its own, {chosen.quality:.3f}, the best."
+    best = max(points, key=lambda p: (p.quality, -p.calls))
     return (
-        f"Recommended: {chosen.setting}, with {chosen.calls:.3f} cloud calls per token the cheapest of the {as_good} "
-        f"settings (of {len(points)}) whose 95 % interval of {quality} reaches the best, {best.quality:.3f} at "
-        f"{best.setting}."
+        f"{told} settings whose {quality} is not clearly below the best, {best.quality:.3f} at {best.setting}: it is "
+        f"{signed(missing)} from it, paired over {missing.n} samples."
     )
 
 
-def _reaches(one: Point, quality: float) -> bool:
-    return (one.quality_ci95[1] if one.quality_ci95 else one.quality) >= quality
+def difference(a: Mapping[str, float], b: Mapping[str, float], *, seed: int) -> Difference | None:
+    """The mean of a minus b over the samples that both have; None where there are none."""
+    both = sorted(a.keys() & b.keys())
+    return paired_difference([a[name] for name in both], [b[name] for name in both], seed=seed) if both else None
+
+
+def signed(gap: Difference) -> str:
+    """A difference with its interval, as text."""
+    return f"{gap.value:+.3f}" + (f" [{gap.ci95[0]:+.3f}, {gap.ci95[1]:+.3f}]" if gap.ci95 else "")
 
 
 # --- how well does the edge know when it errs ---------------------------------------------------------------------
@@ -301,19 +334,25 @@ def _told(calibration: dict[str, Estimate]) -> list[str]:
     return [f"AUROC of the edge's signals for a token the cloud would refuse: {', '.join(parts)}."]
 
 
-def _matched(best: Point, around: Sequence[Point], quality: str) -> list[str]:
-    """What the bounds reach at the recommended setting's calls, between their replayed points."""
+def _matched(best: Point, around: Sequence[Point], quality: str, *, seed: int) -> list[str]:
+    """What the bounds reach at the recommended setting's calls, between two of their replayed points."""
     parts = []
     for gate in ("random", "oracle"):
         points = sorted((one for one in around if one.gate == gate), key=lambda p: p.calls)
-        if points and points[0].calls <= best.calls <= points[-1].calls:
-            at = np.interp(best.calls, [p.calls for p in points], [p.quality for p in points])
-            parts.append(f"{gate} {at:.3f}")
+        for low, high in pairwise(points):
+            if low.calls <= best.calls <= high.calls:
+                part = (best.calls - low.calls) / (high.calls - low.calls) if high.calls > low.calls else 0.0
+                both = low.by_sample.keys() & high.by_sample.keys()
+                mixed = {name: (1 - part) * low.by_sample[name] + part * high.by_sample[name] for name in both}
+                gap = difference(best.by_sample, mixed, seed=seed)
+                if gap is not None:
+                    parts.append(f"{signed(gap)} from {gate}'s {best.quality - gap.value:.3f}")
+                break
     if not parts:
         return []
     return [
-        f"At {best.calls:.3f} calls per token, {quality} is {best.quality:.3f}; by the gates that bound it: "
-        + (f"{', '.join(parts)}.")
+        f"At {best.calls:.3f} calls per token, its {quality} of {best.quality:.3f} is, by paired differences, "
+        f"{' and '.join(parts)}; these two gates bound any other."
     ]
 
 

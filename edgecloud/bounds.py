@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from edgecloud.analysis import CALLS, Point
+from edgecloud.analysis import CALLS, Point, by_sample
 from edgecloud.network import NetworkConfig
 from edgecloud.schema import GATES, PromptsConfig, SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
@@ -51,7 +51,7 @@ def bounds(job: JobRecord, quality: str) -> list[Point]:
         assert option is not None
         for threshold in thresholds:
             task = replace(config.task, gate=gate, **{option: threshold})
-            metrics = _measured(replace(config, task=task))
+            metrics, rows = _measured(replace(config, task=task))
             called, good = metrics[CALLS], metrics[quality]
             if called.value is not None and good.value is not None:
                 found.append(
@@ -64,6 +64,7 @@ def bounds(job: JobRecord, quality: str) -> list[Point]:
                         calls_ci95=called.ci95,
                         quality=good.value,
                         quality_ci95=good.ci95,
+                        by_sample=by_sample(rows, quality),
                     )
                 )
     return found
@@ -80,7 +81,8 @@ def traced_whole(job: JobRecord) -> bool:
     config = config_of(job.record)
     task = replace(config.task, gate="always", verification="lossless", draft_stop="none")
     try:
-        return bool(_measured(replace(config, task=task))[CALLS].n == job.record["metrics"][CALLS]["n"])
+        metrics, _ = _measured(replace(config, task=task))
+        return bool(metrics[CALLS].n == job.record["metrics"][CALLS]["n"])
     except UserError:  # no sample could be played
         return False
 
@@ -113,8 +115,8 @@ def _typed(cls: type[C], raw: dict[str, Any]) -> C:
     return cls(**values)
 
 
-def _measured(config: RunConfig) -> dict[str, Any]:
-    """The metrics of a job that leaves no folder."""
+def _measured(config: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The metrics and the samples of a job that leaves no folder."""
     from edgecloud.task import run
 
     info = JobInfo(task=config.task.name, name="bound", fingerprint="", config={})
@@ -125,4 +127,4 @@ def _measured(config: RunConfig) -> dict[str, Any]:
         finally:
             samples.close()
         tracker.finish({}, failed=False)
-    return dict(result.metrics)
+        return dict(result.metrics), list(samples)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from suite.quality.tokens import prefix_share, rouge_l
 from suite.result import Metric, Result
 from suite.stats import metric, ratio_ci
 
+T = TypeVar("T")
 GREEDY = "greedy.jsonl"
 ASKED = ("caption_type", "language", "prompt_type")
 HEADLINE: dict[type[PromptsConfig | VoicesConfig], list[str]] = {
@@ -275,7 +276,12 @@ def quality(cfg: RunConfig, data: DataSet, rows: Iterable[dict[str, Any]]) -> di
         corpus=data.corpus,
         bertscore=_scorer(cfg),
     )
-    return {name.replace("cider_d", "cider"): result.metric(seed=cfg.seed) for name, result in results.items()}
+    return renamed({name: result.metric(seed=cfg.seed) for name, result in results.items()})
+
+
+def renamed(scores: Mapping[str, T]) -> dict[str, T]:
+    """Under the reference studies' names: CIDEr-D is `cider`."""
+    return {name.replace("cider_d", "cider"): one for name, one in scores.items()}
 
 
 def scorer_folder(cfg: RunConfig) -> Path | None:

@@ -39,8 +39,9 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     from edgecloud.batch import in_lanes
     from edgecloud.clock import calibration, clock_of
     from edgecloud.live import Live
-    from edgecloud.metrics import aggregate, greedy_references, names_emotion, per_sample, scorer_folder
+    from edgecloud.metrics import aggregate, greedy_references, names_emotion, per_sample, renamed, scorer_folder
     from edgecloud.pair import load_pair, text_of
+    from suite.quality import caption_scorer
 
     task: SpecDecConfig = cfg.task
     data = read_data(cfg.dataset)
@@ -51,6 +52,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
     if isinstance(cfg.dataset, VoicesConfig):
         check_hears(pair)
     references = greedy_references(cfg)
+    scores = caption_scorer(cfg.dataset.language, data.corpus)
     clock = clock_of(cfg, pair)
     decode = decoder(task, pair, cfg.seed) if replay is None else replay.decode
     if pair.batcher is not None:
@@ -78,6 +80,7 @@ def run(cfg: RunConfig, ctx: RunContext) -> Result:
             began_s=None if replay else began_s,
             **({} if pair.line is None else pair.line.costs()),
         )
+        metrics |= renamed(scores(text, sample.references))
         if replay is not None:
             metrics |= replay.counts()
         if clock is not None:

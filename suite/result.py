@@ -41,7 +41,6 @@ class Result:
 
     Attributes:
         metrics: by name, in the order they are to be shown.
-        per_sample: for paired tests, metric name -> sample id -> value.
         facts: anything else worth keeping (resolved engines, dtypes, warnings), JSON-serialisable.
     """
 

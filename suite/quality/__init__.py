@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from suite.quality.scoring import Score, score
+from suite.quality.scoring import Score, caption_scorer, score
 
 if TYPE_CHECKING:
     from suite.quality.answers import AnswerMatch, VqaAccuracy
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from suite.quality.cider import CiderD
     from suite.quality.tokens import TokenAgreement
 
-__all__ = ["AnswerMatch", "BertScore", "Bleu", "CiderD", "Score", "TokenAgreement", "VqaAccuracy", "score"]
+__all__ = [
+    "AnswerMatch",
+    "BertScore",
+    "Bleu",
+    "CiderD",
+    "Score",
+    "TokenAgreement",
+    "VqaAccuracy",
+    "caption_scorer",
+    "score",
+]
 
 _METRICS = {
     "AnswerMatch": "suite.quality.answers",

@@ -58,15 +58,15 @@ class CiderD(TextMetric):
             UserError: the IDF has fewer than two documents: every weight would be log(1) = 0.
         """
         groups = tuple(map(tuple, references))
-        scorer = _scorer(self._tokenizer, groups if self._corpus is None else self._corpus)
-        if scorer.idf.documents < 2:
+        known = scorer(self._tokenizer, groups if self._corpus is None else self._corpus)
+        if known.idf.documents < 2:
             raise UserError("CiderD: one item gives no IDF; pass all references of the data set as corpus.")
-        scores = [scorer.score(text, group) for text, group in zip(predictions, groups, strict=True)]
+        scores = [known.score(text, group) for text, group in zip(predictions, groups, strict=True)]
         return {
             "cider_d": fmean(scores),
             "per_sample": scores,
             "tokenizer": self._tokenizer,
-            "documents": scorer.idf.documents,
+            "documents": known.idf.documents,
         }
 
 
@@ -113,7 +113,7 @@ class _Vector:
         return cls(weights, norms, len(tokens))
 
 
-class _Scorer:
+class Scorer:
     """CIDEr-D of one corpus. The jobs of a sweep score the same captions again and again, so both are remembered."""
 
     def __init__(self, tokenizer: str, corpus: Sequence[Sequence[str]]) -> None:
@@ -135,8 +135,9 @@ class _Scorer:
 
 
 @lru_cache(maxsize=8)
-def _scorer(tokenizer: str, corpus: tuple[tuple[str, ...], ...]) -> _Scorer:
-    return _Scorer(tokenizer, corpus)
+def scorer(tokenizer: str, corpus: tuple[tuple[str, ...], ...]) -> Scorer:
+    """The scorer of a corpus, one a process; see `Scorer`."""
+    return Scorer(tokenizer, corpus)
 
 
 def _mean_similarity(ours: _Vector, theirs: Sequence[_Vector]) -> float:

@@ -80,6 +80,33 @@ def score(
     return scores if bertscore is None else scores | _bertscore(predictions, references, bertscore)
 
 
+def caption_scorer(language: str, corpus: Sequence[Sequence[str]]) -> Callable[[str, Sequence[str]], dict[str, float]]:
+    """What `score` says of one caption alone, known before the others are written: CIDEr-D.
+
+    Args:
+        language: as for `score`.
+        corpus: all references of the data set; with a single item there is no IDF, and no score.
+
+    Returns:
+        From a caption and its references to `cider_d` and, for Chinese, `cider_d_words`; nothing without references.
+
+    Raises:
+        UserError: unknown language.
+    """
+    check_choice("dataset.language", language, LANGUAGES)
+    if len(corpus) < 2:
+        return lambda text, references: {}
+    from suite.quality.cider import scorer
+
+    documents = tuple(map(tuple, corpus))
+    scorers = {name: scorer(tokenizer, documents) for name, tokenizer in LANGUAGES[language].cider.items()}
+
+    def scores(text: str, references: Sequence[str]) -> dict[str, float]:
+        return {name: one.score(text, tuple(references)) for name, one in scorers.items() if references}
+
+    return scores
+
+
 def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenize: str) -> Score:
     from suite.quality.bleu import Bleu, corpus_bleu
 

@@ -103,6 +103,7 @@ def test_a_sweep_ends_with_its_analysis_in_the_report(here: Here, pair: TinyPair
     folder = records(here.folder)[0].parent
     found = json.loads((folder / "analysis.json").read_text())
     assert found["summary"][0].startswith("Recommended: task.entropy_threshold=")
+    assert "by_sample" not in found["recommended"] and "paired differences" in found["summary"][2]
     assert set(found["auroc"]) == {"entropy", "confidence", "uncertainty"}
     assert {one["gate"] for one in found["bounds"]} == {"random", "oracle"}
     assert [row["k"] for row in found["speedup"]] == [2, 4]  # threshold 0 sends everything

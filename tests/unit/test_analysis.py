@@ -20,6 +20,7 @@ from tests.unit.test_report import make_record
 def at(calls: float, quality: float, half: float = 0.1, **changes: Any) -> Point:
     ci95 = (quality - half, quality + half)
     point = {"job": "0", "gate": "entropy", "threshold": 1.0, "k": 3, "calls_ci95": None, "quality_ci95": ci95}
+    point["by_sample"] = {}
     return Point(**{**point, "calls": calls, "quality": quality, **changes})
 
 
@@ -76,20 +77,38 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert [(p.calls, p.quality) for p in front(points)] == [(0.05, 0.5), (0.1, 1.0), (0.3, 2.0)]
 
 
-def test_recommended_is_the_cheapest_whose_interval_reaches_the_best() -> None:
-    points = [at(0.1, 1.0), at(0.2, 1.85, half=0.2), at(0.3, 2.0), at(0.5, 1.99)]
-    best = recommended(points)
-    assert best.calls == 0.2
-    told = reason(best, points, "cider")
-    assert "task.entropy_threshold=1 task.k=3" in told
-    assert "0.200 cloud calls per token the cheapest of the 3 settings (of 4)" in told
-    assert recommended([at(0.1, 1.0, quality_ci95=None), at(0.2, 2.0, quality_ci95=None)]).calls == 0.2
+def around(mean: float, *noise: float) -> dict[str, float]:
+    """Qualities of twelve samples, each with what is its own and what one setting adds."""
+    return {str(i): mean + 0.5 * i + (noise[i % len(noise)] if noise else 0.0) for i in range(12)}
 
 
-def test_what_a_bound_reaches_is_read_at_the_same_rate_of_calls() -> None:
-    around = [at(c, q, gate="random") for c, q in ((0.1, 1.0), (0.3, 2.0))] + [at(0.5, 3.0, gate="oracle")]
-    (told,) = analysis._matched(at(0.2, 1.8), around, "cider")
-    assert "random 1.500" in told and "oracle" not in told  # never beyond its points
+def test_recommended_is_the_cheapest_that_no_paired_test_tells_from_the_best() -> None:
+    points = [
+        at(0.1, 1.0, half=5.0, by_sample=around(1.0)),  # its interval reaches the best, its differences do not
+        at(0.2, 1.9, by_sample=around(1.9, -0.3, 0.3)),
+        at(0.3, 2.0, by_sample=around(2.0)),
+        at(0.5, 1.99, by_sample=around(1.99)),
+    ]
+    best, missing = recommended(points, seed=0)
+    assert best.calls == 0.2 and missing is not None and missing.n == 12
+    assert missing.value == pytest.approx(-0.1) and missing.ci95 is not None and missing.ci95[0] < 0 < missing.ci95[1]
+    told = reason(best, missing, points, "cider")
+    assert "task.entropy_threshold=1 task.k=3, with 0.200 cloud calls per token the cheapest of 4 settings" in told
+    assert "2.000" in told and "it is -0.100 [-0." in told and "paired over 12 samples" in told
+
+
+def test_the_best_setting_is_recommended_where_all_cheaper_ones_are_clearly_below() -> None:
+    points = [at(0.1, 1.0, by_sample=around(1.0)), at(0.2, 2.0, by_sample=around(2.0)), at(0.3, 2.0)]
+    best, missing = recommended(points, seed=0)
+    assert (best.calls, missing) == (0.2, None)
+    assert "without a cider clearly below its own, 2.000, the best" in reason(best, missing, points, "cider")
+
+
+def test_what_a_bound_reaches_is_read_at_the_same_rate_of_calls_and_paired() -> None:
+    bounds = [at(c, q, gate="random", by_sample=around(q)) for c, q in ((0.1, 1.0), (0.3, 2.0))]
+    bounds += [at(0.5, 3.0, gate="oracle", by_sample=around(3.0))]
+    (told,) = analysis._matched(at(0.2, 1.8, by_sample=around(1.8)), bounds, "cider", seed=0)
+    assert "+0.300 [+0.300, +0.300] from random's 1.500" in told and "oracle" not in told  # never beyond its points
 
 
 def test_the_plots_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> None:
