@@ -352,7 +352,7 @@ def _matched(best: Point, around: Sequence[Point], quality: str, *, seed: int) -
         return []
     return [
         f"At {best.calls:.3f} calls per token, its {quality} of {best.quality:.3f} is, by paired differences, "
-        f"{' and '.join(parts)}; these two gates bound any other."
+        f"{' and '.join(parts)}."
     ]
 
 

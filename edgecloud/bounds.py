@@ -1,5 +1,7 @@
 """The two gates that bound any other: `random` knows nothing, `oracle` what the cloud will say.
 
+A bound of quality they are as far as the cloud is right: where its word is the worse one, a gate may pass the oracle.
+
 Both are replayed from the trace of a job, with everything but the gate as it was, at a few rates and thresholds. What
 the trace does not hold yet the models add, as for any replay.
 """
@@ -27,7 +29,7 @@ from suite.tracking import JobInfo, TrackerConfig, open_tracker
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-ORACLE_NATS = (3.0, 1.5, 0.7)
+ORACLE_NATS = (3.0, 1.5, 0.7, 0.3)
 C = TypeVar("C", bound="DataclassInstance")
 
 
