@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 QUALITIES = ("cider", "agreement")  # the first that a sweep has for each sample is its quality
 CALLS = "cloud_call_rate"
 SIGNALS = ("entropy", "confidence", "uncertainty")  # confidence as 1 - the largest probability
-NETWORK = ("e2e_uplink_ms", "e2e_downlink_ms", "e2e_waiting_ms")
+NETWORK = {"e2e_uplink_ms": 1, "e2e_question_ms": -1, "e2e_downlink_ms": 1, "e2e_waiting_ms": 1}
 UNTRACED = "task.sweep=replay, with a trace that may grow, adds what the gates random and oracle reach, and the AUROC."
 
 
@@ -260,11 +260,12 @@ def speedup(job: JobRecord, trace: Any) -> dict[str, Any] | None:
     (`step_ms`), the speed-up over the cloud alone would be the tokens a round. `gap` says what each takes from that,
     one after the other: `acceptance` that is not independent from token to token, or drafts cut short by the end of an
     output; then `verify`, `draft`, `network`. They add up to `tokens_analytic` minus `speedup`. The first round of
-    each sample, which reads the prompt, is left out of the times.
+    each sample, which reads the prompt, is left out of the models' times, and the prompt's upload of the network's.
 
     Args:
         job: of a sweep; the result is None where it is gated, for its rounds are not those of the equation.
-        trace: it was replayed from; None: no times are known, only tokens.
+        trace: it was replayed from; None: no times are known, only tokens. Nor are they where drafting overlaps with
+            the network, or rooflines price the models: what a round waits for is then not what the trace timed.
     """
     task, samples = job.record["config"]["task"], job.folder / "samples.jsonl"
     option = GATES[task["gate"]]
@@ -286,13 +287,14 @@ def speedup(job: JobRecord, trace: Any) -> dict[str, Any] | None:
         "tokens": tokens,
     }
     later = total["rounds"] - len(rows)
-    if trace is None or later <= 0:
+    if trace is None or later <= 0 or task["overlap"] or task["clock"] == "modelled":
         return found
     known = [(row["metrics"], trace.samples[row["id"]].first) for row in rows]
     parts = {
         "verify_ms": sum(m["cloud_ms"] - 1e3 * first["cloud"][1] for m, first in known) / later,
         "draft_ms": sum(m["edge_ms"] - 1e3 * first["edge"][1] for m, first in known) / later,
-        "network_ms": sum(m.get(name) or 0.0 for m, _ in known for name in NETWORK) / total["rounds"],
+        "network_ms": sum(m.get(name, 0.0) * sign for m, _ in known for name, sign in NETWORK.items())
+        / total["rounds"],
     }
     return found | explained(found["tokens_analytic"], tokens, 1e3 * trace.costs["cloud"].seconds(1), parts)
 

@@ -32,6 +32,7 @@ class Timeline:
         total_s: until the last one.
         edge_s: the edge computes and nothing else goes on.
         uplink_s: bytes leave the edge.
+        question_s: part of `uplink_s`: the prompt and its clip.
         cloud_s: the cloud computes.
         downlink_s: bytes arrive.
         waiting_s: for messages in flight: propagation, jitter, retransmissions.
@@ -47,6 +48,7 @@ class Timeline:
     total_s: float
     edge_s: float
     uplink_s: float
+    question_s: float
     cloud_s: float
     downlink_s: float
     waiting_s: float
@@ -106,7 +108,7 @@ def split(
         sample: id.
     """
     link = _Link(network, seed, sample)
-    edge_s = uplink_s = cloud_s = downlink_s = waiting_s = edge_busy_s = ahead_s = 0.0
+    edge_s = uplink_s = question_s = cloud_s = downlink_s = waiting_s = edge_busy_s = ahead_s = 0.0
     ttft_s: float | None = None
     unseen = 0  # tokens committed on the edge's word since the last call
     pending = question
@@ -127,7 +129,9 @@ def split(
         if pending and overlap:
             asked_s, _ = link.send(pending, up=True)
             asked_s, pending = max(0.0, asked_s - began_s - now_s), 0
-        sent_s, up_s = link.send(pending + codec.up_bytes(unseen, turn.sent), up=True)
+        block = codec.up_bytes(unseen, turn.sent)
+        sent_s, up_s = link.send(pending + block, up=True)
+        question_s += asked_s if overlap else sent_s - network.transmission_s(block, up=True)
         got_s, down_s = link.send(codec.down_bytes(refused=not turn.full), up=False)
         unseen = pending = 0
         uplink_s += asked_s + sent_s
@@ -148,6 +152,7 @@ def split(
         total_s=edge_s + uplink_s + cloud_s + downlink_s + waiting_s,
         edge_s=edge_s,
         uplink_s=uplink_s,
+        question_s=question_s,
         cloud_s=cloud_s,
         downlink_s=downlink_s,
         waiting_s=waiting_s,
@@ -195,6 +200,7 @@ def served(
         total_s=arrived_s,
         edge_s=0.0,
         uplink_s=uplink_s,
+        question_s=uplink_s,
         cloud_s=cloud_s,
         downlink_s=last_s,
         waiting_s=arrived_s - uplink_s - cloud_s - last_s,

@@ -89,6 +89,17 @@ def test_without_luck_it_is_the_closed_form(rounds: list[Round], question: int):
 
 
 @settings(deadline=None)
+@given(rounds=some, question=st.integers(0, 200_000))
+def test_the_question_is_what_the_uplink_takes_longer_for_it(rounds: list[Round], question: int):
+    asked, unasked = split(rounds, QUIET, IDS, question=question), split(rounds, QUIET, IDS)
+    assert asked.question_s == pytest.approx(asked.uplink_s - unasked.uplink_s, abs=1e-12)
+    assert unasked.question_s == 0.0
+    assert split(rounds, QUIET, IDS, question=question, overlap=True).question_s <= asked.question_s + 2e-4
+    alone = served(rounds, QUIET, IDS, question=question)
+    assert alone.question_s == alone.uplink_s
+
+
+@settings(deadline=None)
 @given(rounds=some, overlap=st.booleans())
 def test_the_same_seed_gives_the_same_bytes(rounds: list[Round], overlap: bool):
     def once(seed: int) -> str:
@@ -188,7 +199,7 @@ def test_a_bill_adds_up_exactly(rounds: list[Round], overlap: bool):
 def test_a_bill_by_hand():
     line = Timeline(
         ttft_s=1, total_s=10, edge_s=2, uplink_s=1, cloud_s=3.6, downlink_s=1, waiting_s=2.4, edge_busy_s=4,
-        bytes_up=1, bytes_down=1, wire_up_bytes=1_000_000, wire_down_bytes=2_000_000, tokens=5,
+        question_s=0.5, bytes_up=1, bytes_down=1, wire_up_bytes=1_000_000, wire_down_bytes=2_000_000, tokens=5,
     )  # fmt: skip
     cost = bill(line, PHONE, H100, PAID)
     assert (cost.edge_j, cost.cloud_j) == (32.0, pytest.approx(2520.0))
