@@ -187,9 +187,18 @@ def greedy_references(cfg: RunConfig) -> dict[str, dict[str, Any]]:
         model = revision(cloud)
     except UserError:  # a cloud that is configured, missing and not used by this method
         return {}
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    same = (row for row in rows if all(row[key] == asked.get(key) for key in ASKED if key in row))
+    same = (
+        row
+        for row in _rows(file, file.stat().st_mtime_ns)
+        if all(row[key] == asked.get(key) for key in ASKED if key in row)
+    )
     return {row["id"]: row for row in same if row["model_sha256"] == model}
+
+
+@lru_cache(maxsize=4)
+def _rows(file: Path, changed_ns: int) -> list[dict[str, Any]]:
+    """Of a JSON lines file as it was at that time; the jobs of a sweep read the same one."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def aggregate(cfg: RunConfig, ctx: RunContext, data: DataSet, facts: dict[str, Any]) -> Result:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # only a sweep needs them; `--help` must stay fast
 
 # task -> what looks at a whole sweep of it, given its folder
 ANALYSES = {"specdec": "edgecloud.analysis:analyse", "argo": "argo.analysis:analyse"}
+SUBDIR = "hydra.sweep.subdir"
 
 
 class CheckedSweeper(BasicSweeper):
@@ -43,6 +45,9 @@ class CheckedSweeper(BasicSweeper):
         """See `Sweeper.setup`."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.compose = _Composer(hydra_context.config_loader, config)
+        if isinstance(self.launcher, BasicLauncher):  # it would compose each job anew
+            shared: Any = self.compose
+            self.launcher.hydra_context = HydraContext(config_loader=shared, callbacks=hydra_context.callbacks)
         self.folder = Path(config.hydra.sweep.dir)
         self.jobs: dict[int, SweepJob] = {}
         self.completed: set[int] = set()
@@ -134,10 +139,7 @@ class CheckedSweeper(BasicSweeper):
         assert self.launcher is not None and self.config is not None
         logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)  # it miscounts
         places = [str(job.folder.relative_to(self.folder)).replace("'", "\\'") for job in jobs]
-        lines = [
-            [*batch[job.number - first], f"hydra.sweep.subdir='{place}'"]
-            for job, place in zip(jobs, places, strict=True)
-        ]
+        lines = [[*batch[job.number - first], f"{SUBDIR}='{place}'"] for job, place in zip(jobs, places, strict=True)]
         # Hydra's own launcher runs one job after the other, and keeps the configurations of all that it is handed
         size = 1 if isinstance(self.launcher, BasicLauncher) else len(jobs)
         for begin in range(0, len(jobs), size):
@@ -182,17 +184,29 @@ class _Composer:
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """The job's configuration, as Hydra would compose it, without the `hydra` node."""
-        parsed = self.parser.parse_overrides(list(overrides))
+        composed = self.load_sweep_config(self.config, overrides)
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        """The whole of it: what Hydra's `ConfigLoader.load_sweep_config` returns, `hydra` node included."""
+        parsed = self.parser.parse_overrides(list(sweep_overrides))
         values = [override for override in parsed if self._sets_value(override)]
         others = tuple(str(override.input_line) for override in parsed if override not in values)
         if others not in self.bases:
-            base = self.loader.load_sweep_config(self.config, list(others))
-            with open_dict(base):
-                del base["hydra"]
-            self.bases[others] = base
+            self.bases[others] = self.loader.load_sweep_config(master_config, list(others))
         composed = deepcopy(self.bases[others])
         for override in values:
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
+        mine = [override for override in parsed if not override.is_hydra_override()]
+        told, dirname = composed.hydra.overrides, composed.hydra.job.config.override_dirname
+        told.task = [override.input_line for override in mine]
+        hydras = [override.input_line for override in parsed if override.is_hydra_override()]
+        told.hydra = [*master_config.hydra.overrides.hydra, *hydras]
+        composed.hydra.job.override_dirname = get_overrides_dirname(
+            mine, kv_sep=dirname.kv_sep, item_sep=dirname.item_sep, exclude_keys=dirname.exclude_keys
+        )
         return composed
 
     def subdir(self, number: int, overrides: Sequence[str]) -> str:
@@ -201,7 +215,7 @@ class _Composer:
         assert isinstance(sweep, dict)
         if sweep["subdir"] == "${hydra.job.num}":
             return str(number)
-        whole = self.loader.load_sweep_config(self.config, list(overrides))
+        whole = self.load_sweep_config(self.config, overrides)
         with open_dict(whole):
             whole.hydra.job.num = whole.hydra.job.id = number
         before = HydraConfig.instance().cfg
@@ -213,7 +227,8 @@ class _Composer:
     def _sets_value(self, override: Override) -> bool:
         key = override.key_or_group
         plain = override.type == OverrideType.CHANGE and override.package is None
-        return plain and not key.startswith("hydra.") and not self.loader.repository.group_exists(key)
+        ours = key == SUBDIR or not key.startswith("hydra.")
+        return plain and ours and not self.loader.repository.group_exists(key)
 
 
 def _aggregate(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 import launch
 from suite.config import CONF, plain
@@ -92,10 +92,11 @@ def test_jobs_scattered_among_finished_ones_and_folders_named_by_the_user(here: 
         ["hardware=iphone15_cpu", "hardware.max_cpu_cores=1", "hardware@task.cloud_hardware=g100"],
         ["hardware.max_cpu_cores=1", "experiment=specdec_phone", "~models.cloud"],
         ["dataset.path=null", "+models.spare.id=x", "seed=1", "seed=2"],
+        ["task.k=4", "hydra.job.name=mine", "hydra.sweep.subdir='a b'", "seed=${task.k}"],
     ],
 )
 def test_the_sweepers_short_cut_composes_what_hydra_composes(overrides: list[str]) -> None:
-    """Else a job would look for its record under another fingerprint than the one it is to be given."""
+    """Else a job would look for its record under another fingerprint, or its .hydra/hydra.yaml tell another story."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -106,9 +107,13 @@ def test_the_sweepers_short_cut_composes_what_hydra_composes(overrides: list[str
         module.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        config = loader.load_configuration("config", ["+hydra.job.env_set.A=b"], RunMode.MULTIRUN)
         theirs = loader.load_sweep_config(config, overrides)
-        ours = _Composer(loader, config)(overrides)
+        composer = _Composer(loader, config)
+        composer.load_sweep_config(config, [*overrides, "task.k=2", "hydra.sweep.subdir='1'"])  # leaves no trace
+        whole, ours = composer.load_sweep_config(config, overrides), composer(overrides)
+    assert OmegaConf.to_container(whole) == OmegaConf.to_container(theirs)
+    assert OmegaConf.to_yaml(whole) == OmegaConf.to_yaml(theirs)  # and in the same order
     with open_dict(theirs):
         del theirs["hydra"]
     assert plain(ours) == plain(theirs)
