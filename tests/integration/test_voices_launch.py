@@ -42,6 +42,7 @@ def test_clips_are_heard_captioned_and_scored(here: Here, ears: list[str], manif
     assert all(row["metrics"]["features_ms"] > 0 for row in rows)
     assert record["metrics"]["features_ms"]["n"] == 3
     assert "IDF of 3 items" in record["metrics"]["cider"]["note"]
+    assert sum(row["metrics"]["cider"] for row in rows) / 3 == pytest.approx(record["metrics"]["cider"]["value"])
     assert record["metrics"]["emotion_accuracy"]["n"] == 3
     assert record["facts"]["headline"] == [
         "cloud_call_rate",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from suite.errors import ConfigError, UserError
-from suite.quality import AnswerMatch, Bleu, CiderD, score
+from suite.quality import AnswerMatch, Bleu, CiderD, caption_scorer, score
 
 ROOT = Path(__file__).parents[2]
 CHINESE = ["说话人很悲伤，语气低沉。", "她的声音高兴而激动", "他在愤怒地抱怨", ""]
@@ -41,6 +41,20 @@ def test_score_names_tokenisers_and_gives_intervals(language: str) -> None:
         assert metric.ci95[0] <= one.value <= metric.ci95[1]
         assert metric.ci95[0] < metric.ci95[1]
         assert metric == one.metric(seed=1)
+
+
+@pytest.mark.parametrize("language", ["chinese", "english"])
+def test_a_caption_alone_scores_as_among_the_others(language: str) -> None:
+    predictions, references = (
+        (CHINESE, CHINESE_REFERENCES) if language == "chinese" else (ENGLISH * 2, ENGLISH_REFERENCES * 2)
+    )
+    together = score(predictions, references, language=language)
+    scores = caption_scorer(language, references)
+    alone = [scores(text, group) for text, group in zip(predictions, references, strict=True)]
+    assert set(alone[0]) == set(together) - {"bleu"}
+    assert all(tuple(one[name] for one in alone) == together[name].per_sample for name in alone[0])
+    assert scores(predictions[0], []) == {}
+    assert caption_scorer(language, references[:1])(predictions[0], references[0]) == {}
 
 
 def test_score_of_one_sample() -> None:
