@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -200,13 +199,13 @@ class _Composer:
         for override in values:
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
         mine = [override for override in parsed if not override.is_hydra_override()]
-        told, dirname = composed.hydra.overrides, composed.hydra.job.config.override_dirname
-        told.task = [override.input_line for override in mine]
+        composed.hydra.overrides.task = [override.input_line for override in mine]
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
-        told.hydra = [*master_config.hydra.overrides.hydra, *hydras]
-        composed.hydra.job.override_dirname = get_overrides_dirname(
-            mine, kv_sep=dirname.kv_sep, item_sep=dirname.item_sep, exclude_keys=dirname.exclude_keys
-        )
+        composed.hydra.overrides.hydra = [*master_config.hydra.overrides.hydra, *hydras]
+        if not OmegaConf.is_interpolation(composed.hydra.job, "override_dirname"):  # 1.4 works it out when asked
+            how = composed.hydra.job.config.override_dirname
+            lines = sorted(str(one.input_line) for one in mine if one.key_or_group not in how.exclude_keys)
+            composed.hydra.job.override_dirname = how.item_sep.join(lines).replace("=", how.kv_sep)
         return composed
 
     def subdir(self, number: int, overrides: Sequence[str]) -> str:

@@ -107,7 +107,9 @@ def test_the_sweepers_short_cut_composes_what_hydra_composes(overrides: list[str
         module.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("config", ["+hydra.job.env_set.A=b"], RunMode.MULTIRUN)
+        folders = "hydra.job.config.override_dirname"
+        chosen = ["+hydra.job.env_set.A=b", f"{folders}.kv_sep=-", f"{folders}.exclude_keys=[seed]"]
+        config = loader.load_configuration("config", chosen, RunMode.MULTIRUN)
         theirs = loader.load_sweep_config(config, overrides)
         composer = _Composer(loader, config)
         composer.load_sweep_config(config, [*overrides, "task.k=2", "hydra.sweep.subdir='1'"])  # leaves no trace
