@@ -28,14 +28,13 @@ from argo.prompts import Note
 from argo.questions import read_questions
 from argo.schema import QuestionsConfig
 from argo.transformers_engine import TransformersEngine
+from bench import here
 from suite.config import CONF
-from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import load
 from suite.models.plan import Placement
 from suite.models.quiet import quiet
 from suite.models.spec import ModelConfig
-from suite.records.provenance import packages
 
 SIZES = {8: 16, 32: 128}
 """Calls at a time, and how many of them are handed over."""
@@ -91,8 +90,7 @@ def main() -> None:
     assert isinstance(spec, dict)
     loaded = load(ModelConfig(**spec["llm"]), placement=Placement(), hardware=HardwareConfig(dtype=args.dtype))
     engine = TransformersEngine(loaded, prompt_format="mixed", rows=1)
-    told = ", ".join(f"{name} {version}" for name, version in packages().items() if name in ("torch", "transformers"))
-    print(f"{cpu_model()}, {torch.get_num_threads()} threads, {loaded.dtype}, {told}")
+    print(f"{here()}, {loaded.dtype}")
     whole: dict[int, float] = {}
     for kind, calls in calls_of_a_study().items():
 

@@ -47,9 +47,8 @@ from argo.study import Study, outcome, told
 from argo.summary import summarise
 from argo.task import CHUNK
 from argo.tree import Tree
+from bench import here
 from suite.config import CONF, RunConfig, typed
-from suite.hardware.machine import cpu_model
-from suite.records.provenance import packages
 from suite.stats import ratio_ci
 
 REPLAY_BAR_S, NAIVE_BAR = 10.0, 20.0
@@ -247,9 +246,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="50 questions to replay; 2 questions and 20 s of the loop")
     args = parser.parse_args()
 
-    found = packages()
-    versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers") if name in found)
-    print(f"{cpu_model()}, {versions}", flush=True)
+    print(here(), flush=True)
     if args.part != "naive":
         bench_replay(50 if args.quick else 1000)
     if args.part != "replay":

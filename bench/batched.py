@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
+from bench import here
 from bench.specdec import Bench
 from edgecloud.batch import BatchedLM, Batcher, in_lanes
 from edgecloud.data import encode, read_prompts
@@ -24,7 +23,6 @@ from edgecloud.lm import CachedLM, Prompt
 from edgecloud.sampling import Luck, Sampling
 from edgecloud.schema import PromptsConfig
 from edgecloud.verify import VERIFIERS, Verification, in_process
-from suite.hardware.machine import cpu_model
 
 Decode = Callable[[Prompt], Output]
 SIZES = (1, 2, 4, 8)
@@ -63,8 +61,8 @@ def tokens_s(decode: Decode, prompts: Sequence[Prompt], size: int) -> float:
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=24, help="prompts a round (default 24)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
+    parser.add_argument("--prompts", type=int, default=16, help="prompts a round (default 16)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens a prompt (default 64)")
     parser.add_argument("--k", type=int, default=3, help="draft length (default 3)")
     parser.add_argument("--dtype", default="auto", help="precision of both models (default: bfloat16 where native)")
@@ -82,11 +80,12 @@ def main() -> None:
                 if number:  # the round before the first is for warming up
                     rates.setdefault((name, size), []).append(rate)
 
-    print(f"{cpu_model()}, {torch.get_num_threads()} threads, {bench.dtype}")
+    print(f"{here()}, {bench.dtype}")
     print(f"{len(prompts)} prompts, at most {args.tokens} new tokens each, {args.rounds} rounds")
     for (name, size), found in sorted(rates.items()):
         ratios = [a / b for a, b in zip(found, rates[name, 1], strict=True)]
-        print(f"  {statistics.median(found):7.1f} tokens/s  {statistics.median(ratios):.2f}x  {name}, {size} at a time")
+        told = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"  {statistics.median(found):7.1f} tokens/s  {told}  {name}, {size} at a time")
 
 
 if __name__ == "__main__":

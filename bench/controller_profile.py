@@ -24,14 +24,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from bench import here
 from controller.adapter import Adapter, open_adapter
 from controller.schema import ControllerConfig
 from controller.shared import Answer, Chunk, answers
 from controller.space import Knobs, kept_blocks
-from suite.hardware.machine import cpu_model
 from suite.models.loading import Loaded
 from suite.models.spec import ModelConfig
-from suite.records.provenance import packages
 from suite.rng import generator
 from zoo.molmoe_tiny import corpus, model
 
@@ -133,9 +132,7 @@ def main() -> None:
     torch.set_num_threads(1)
     adapter, trained = opened()
     most = ControllerConfig().max_new_tokens if trained else 3
-    versions = packages()
-    told = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
-    print(f"{cpu_model()}, 1 thread, float32, {told}; molmoe_tiny, {'trained' if trained else 'random weights'}")
+    print(f"{here()}, float32; molmoe_tiny, {'trained' if trained else 'random weights'}")
     print(f"{count} questions x {len(adapter.space)} configurations, {rounds} rounds", flush=True)
     ratios: dict[str, list[float]] = {"each in batches": [], "each alone": []}
     for turn in range(rounds):

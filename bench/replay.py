@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bench import here
 from edgecloud import task as live
 from edgecloud.data import read_data
 from edgecloud.pair import load_pair
@@ -27,11 +28,9 @@ from edgecloud.replayed import Replay
 from edgecloud.schema import SpecDecConfig, VoicesConfig
 from suite.config import RunConfig
 from suite.context import RunContext
-from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
 from suite.models.spec import ModelConfig
 from suite.records import SampleLog
-from suite.records.provenance import packages
 from suite.tracking.tracker import GuardedTracker
 
 SETTINGS: list[dict[str, Any]] = [
@@ -63,11 +62,7 @@ def main() -> None:
         samples = read_data(config.dataset).samples
         pair = load_pair(context, base)
         prompts = [live.ask(sample, pair)[0] for sample in samples]
-        print(f"{cpu_model()}, {torch.get_num_threads()} threads, float32, {len(samples)} clips")
-        told = ", ".join(
-            f"{name} {version}" for name, version in packages().items() if name in ("torch", "transformers")
-        )
-        print(told)
+        print(f"{here()}, float32, {len(samples)} clips")
         ratios: list[float] = []
         for setting in SETTINGS:
             task = replace(base, **setting)

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Column, Table
 
+from bench import here
 from edgecloud.data import Sample, encode, read_prompts
 from edgecloud.decode import Ending, Output, Rules, generate, speculate
 from edgecloud.draft import MixedDrafter
@@ -34,12 +35,10 @@ from edgecloud.sampling import Luck, Sampling
 from edgecloud.schema import PromptsConfig
 from edgecloud.verify import VERIFIERS, Verification, in_process
 from suite.config import CONF
-from suite.hardware.machine import cpu_model
 from suite.hardware.profile import HardwareConfig
 from suite.models.loading import Loaded, load
 from suite.models.plan import Placement
 from suite.models.spec import ModelConfig
-from suite.records.provenance import packages
 from suite.stats import corpus_ci
 
 Decode = Callable[[list[int]], list[int]]
@@ -211,9 +210,8 @@ def main() -> None:
                 if name in decoders and (last := decoders[name].last) is not None:
                     outputs.setdefault(name, []).append(last)
 
-    print(f"{cpu_model()}, {torch.get_num_threads()} threads, {bench.dtype}")
+    print(f"{here()}, {bench.dtype}")
     print(f"{len(measured)} prompts, at most {args.tokens} new tokens each")
-    print(", ".join(f"{name} {version}" for name, version in packages().items() if name in ("torch", "transformers")))
     console = Console()
     console.print(speeds(runs, baselines, decoders))
     console.print(
