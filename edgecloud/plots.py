@@ -52,7 +52,7 @@ def _pareto(points: Sequence[Point], front: Sequence[Point], bounds: Sequence[Po
     axis.plot([best.calls], [best.quality], "*", markersize=14, label=f"recommended: {best.setting}")
     axis.set(xlabel="cloud calls per token", ylabel=quality)
     axis.set_title("quality against cloud calls; bars are 95 % intervals over samples", fontsize=9)
-    axis.legend(fontsize=8, framealpha=0, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, framealpha=0)
     return figure
 
 
