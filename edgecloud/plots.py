@@ -70,17 +70,19 @@ def _auroc(calibration: dict[str, Estimate]) -> Any:
 
 
 def _speedup(rows: Sequence[dict[str, Any]]) -> Any:
-    figure, (left, right) = _figure(8, 3.4, columns=2)
     rows = sorted(rows, key=lambda row: row["k"])
+    timed = [row for row in rows if "gap" in row]
+    figure, axes = _figure(8 if timed else 4, 3.4, columns=2 if timed else 1)
+    left, *right = axes if timed else (axes,)
     k = [row["k"] for row in rows]
     left.plot(k, [row["tokens_analytic"] for row in rows], "--", label="(1 - a^(k+1)) / (1 - a)")
     left.plot(k, [row["tokens"] for row in rows], "o", label="measured")
     left.set(xlabel="draft length k", ylabel="tokens a round")
-    timed = [row for row in rows if "gap" in row]
-    for part in ("acceptance", "verify", "draft", "network"):
-        right.plot([row["k"] for row in timed], [row["gap"][part] for row in timed], "o-", markersize=4, label=part)
-    right.set(xlabel="draft length k", ylabel="taken from the speed-up")
-    for axis in (left, right):
+    for axis in right:
+        for part in ("acceptance", "verify", "draft", "network"):
+            axis.plot([row["k"] for row in timed], [row["gap"][part] for row in timed], "o-", markersize=4, label=part)
+        axis.set(xlabel="draft length k", ylabel="taken from the speed-up")
+    for axis in (left, *right):
         axis.legend(fontsize=8, framealpha=0)
     return figure
 
