@@ -1,6 +1,6 @@
 """Throughput of batched evaluation on the embedded text pair: the same prompts, one, two, four and eight at a time.
 
-    python -m bench.batched                 about 5 minutes on 2 idle cores
+    python -m bench.batched                 about 8 minutes on 2 idle cores
 
 Every batch size decodes all prompts in turn, in rounds, so that a ratio compares neighbours in time. Lossless, greedy.
 """
@@ -62,7 +62,7 @@ def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=16, help="prompts a round (default 16)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds (default 4)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens a prompt (default 64)")
     parser.add_argument("--k", type=int, default=3, help="draft length (default 3)")
     parser.add_argument("--dtype", default="auto", help="precision of both models (default: bfloat16 where native)")
