@@ -82,10 +82,9 @@ def analyse(folder: Path) -> None:
         for job in read_sweep(folder).jobs
         if job.record["status"] == "completed" and job.record["config"]["task"].get("method") == "specdec"
     ]
-    quality = quality_of(jobs)
-    if quality is None:
+    quality, found = measured(jobs)
+    if not found:
         return
-    found = [point(job, quality) for job in jobs if _value(job, CALLS) is not None and _value(job, quality) is not None]
     seed = jobs[0].record["seed"]
     best, missing = recommended(found, seed=seed)
     chosen = next(job for job in jobs if job.label == best.job)
@@ -109,15 +108,19 @@ def analyse(folder: Path) -> None:
     draw(folder / "plots", found, front(found), around, best, calibration, speed, quality)
 
 
-def quality_of(jobs: Sequence[JobRecord]) -> str | None:
-    """The first of `QUALITIES` that a job has; None where none has any."""
-    return next((name for name in QUALITIES if any(_value(job, name) is not None for job in jobs)), None)
+def measured(jobs: Sequence[JobRecord]) -> tuple[str, list[Point]]:
+    """The first of `QUALITIES` that jobs have for each sample, and those jobs; none where none has any."""
+    for quality in QUALITIES:
+        whole = [job for job in jobs if _value(job, CALLS) is not None and _value(job, quality) is not None]
+        if found := [one for one in (point(job, quality) for job in whole) if one.by_sample]:
+            return quality, found
+    return "", []
 
 
 def by_sample(rows: Iterable[dict[str, Any]], quality: str) -> dict[str, float]:
     """Sample id -> quality, where there is one."""
-    measured = ((row["id"], row["metrics"].get(quality)) for row in rows if row["status"] == "ok")
-    return {name: value for name, value in measured if value is not None}
+    values = ((row["id"], row["metrics"].get(quality)) for row in rows if row["status"] == "ok")
+    return {name: value for name, value in values if value is not None}
 
 
 def point(job: JobRecord, quality: str) -> Point:
@@ -150,7 +153,7 @@ def recommended(points: Sequence[Point], *, seed: int) -> tuple[Point, Differenc
     """The fewest cloud calls that no paired test tells from the best quality measured.
 
     Returns:
-        The setting, and its quality minus the best one's, an interval that holds 0; None where it is the best.
+        The setting, and its quality minus the best one's; None where it is the best.
     """
     best = max(points, key=lambda p: (p.quality, -p.calls))
     for one in sorted(points, key=lambda p: (p.calls, -p.quality, p.k)):
@@ -164,13 +167,15 @@ def recommended(points: Sequence[Point], *, seed: int) -> tuple[Point, Differenc
 
 def reason(chosen: Point, missing: Difference | None, points: Sequence[Point], quality: str) -> str:
     """Why it is recommended, in one sentence."""
-    told = f"Recommended: {chosen.setting}, with {chosen.calls:.3f} cloud calls per token the cheapest of {len(points)}"
+    told = f"Recommended: {chosen.setting}, {chosen.calls:.3f} cloud calls per token"
     if missing is None:
-        return f"{told} settings without a {quality} clearly below its own, {chosen.quality:.3f}, the best."
+        return (
+            f"{told}: the best {quality} of {len(points)} settings, {chosen.quality:.3f}, which no cheaper one reaches."
+        )
     best = max(points, key=lambda p: (p.quality, -p.calls))
     return (
-        f"{told} settings whose {quality} is not clearly below the best, {best.quality:.3f} at {best.setting}: it is "
-        f"{signed(missing)} from it, paired over {missing.n} samples."
+        f"{told}: of {len(points)} settings the cheapest whose {quality} is not clearly below the best, "
+        f"{best.quality:.3f} at {best.setting}. It is {signed(missing)} from it, paired over {missing.n} samples."
     )
 
 

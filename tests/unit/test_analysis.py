@@ -14,6 +14,7 @@ from edgecloud import analysis
 from edgecloud.analysis import Point, auroc, expected_tokens, explained, front, reason, recommended, signals
 from edgecloud.plots import draw
 from edgecloud.trace import Answer, Proposal, SampleTrace
+from suite.report.collect import JobRecord
 from tests.unit.test_report import make_record
 
 
@@ -93,15 +94,30 @@ def test_recommended_is_the_cheapest_that_no_paired_test_tells_from_the_best() -
     assert best.calls == 0.2 and missing is not None and missing.n == 12
     assert missing.value == pytest.approx(-0.1) and missing.ci95 is not None and missing.ci95[0] < 0 < missing.ci95[1]
     told = reason(best, missing, points, "cider")
-    assert "task.entropy_threshold=1 task.k=3, with 0.200 cloud calls per token the cheapest of 4 settings" in told
-    assert "2.000" in told and "it is -0.100 [-0." in told and "paired over 12 samples" in told
+    assert "task.entropy_threshold=1 task.k=3, 0.200 cloud calls per token: of 4 settings the cheapest" in told
+    assert "2.000" in told and "It is -0.100 [-0." in told and "paired over 12 samples" in told
 
 
 def test_the_best_setting_is_recommended_where_all_cheaper_ones_are_clearly_below() -> None:
     points = [at(0.1, 1.0, by_sample=around(1.0)), at(0.2, 2.0, by_sample=around(2.0)), at(0.3, 2.0)]
     best, missing = recommended(points, seed=0)
     assert (best.calls, missing) == (0.2, None)
-    assert "without a cider clearly below its own, 2.000, the best" in reason(best, missing, points, "cider")
+    assert "the best cider of 3 settings, 2.000, which no cheaper one reaches" in reason(best, missing, points, "cider")
+
+
+def test_jobs_without_a_cider_of_each_sample_are_judged_by_agreement(tmp_path: Path) -> None:
+    told = {"value": 0.5, "unit": "1", "n": 1, "ci95": None, "origin": "computed", "note": ""}
+    record = make_record(
+        metrics=dict.fromkeys((analysis.CALLS, "cider", "agreement"), told),
+        config={"task": {"gate": "entropy", "entropy_threshold": 1.0, "k": 3}},
+        overrides=[],
+    )
+    row = {"id": "a", "status": "ok", "error": None, "metrics": {"agreement": 0.7}}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    quality, (one,) = analysis.measured([JobRecord(folder=tmp_path, label="0", record=record)])
+    assert (quality, one.by_sample) == ("agreement", {"a": 0.7})
+    (tmp_path / "samples.jsonl").write_text("")
+    assert analysis.measured([JobRecord(folder=tmp_path, label="0", record=record)])[1] == []
 
 
 def test_what_a_bound_reaches_is_read_at_the_same_rate_of_calls_and_paired() -> None:
