@@ -115,6 +115,18 @@ def test_a_sweep_ends_with_its_analysis_in_the_report(here: Here, pair: TinyPair
     assert len(records(here.folder)) == 6  # the bounds leave no job behind
 
 
+def test_a_rounds_network_is_told_without_the_prompts_upload(here: Here, pair: TinyPair) -> None:
+    axes = ["task.entropy_threshold=0", "task.k=2,4", "task.network.rtt_ms=10", "task.network.up_mbit_s=0.1"]
+    assert here("-m", *pair.arguments, REPLAY, *axes).code == 0
+    folder = records(here.folder)[0].parent
+    for row in json.loads((folder / "analysis.json").read_text())["speedup"]:
+        samples = read_rows(folder / row["job"])
+        total = {name: sum(one["metrics"][name] for one in samples) for name in samples[0]["metrics"] if "e2e" in name}
+        assert total["e2e_question_ms"] > 0
+        blocks_ms = total["e2e_uplink_ms"] - total["e2e_question_ms"] + total["e2e_waiting_ms"]
+        assert row["network_ms"] == pytest.approx(blocks_ms / sum(one["counters"]["rounds"] for one in samples))
+
+
 def test_a_live_sweep_says_what_its_analysis_leaves_out(here: Here, pair: TinyPair) -> None:
     assert here("-m", *pair.arguments, "task.entropy_threshold=0,1.5").code == 0
     found = json.loads((records(here.folder)[0].parent / "analysis.json").read_text())
