@@ -149,13 +149,18 @@ def front(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
+def best_of(points: Iterable[Point]) -> Point:
+    """The highest quality; of equals the one with fewer calls."""
+    return max(points, key=lambda p: (p.quality, -p.calls))
+
+
 def recommended(points: Sequence[Point], *, seed: int) -> tuple[Point, Difference | None]:
     """The fewest cloud calls that no paired test tells from the best quality measured.
 
     Returns:
         The setting, and its quality minus the best one's; None where it is the best.
     """
-    best = max(points, key=lambda p: (p.quality, -p.calls))
+    best = best_of(points)
     for one in sorted(points, key=lambda p: (p.calls, -p.quality, p.k)):
         if one is best:
             break
@@ -172,7 +177,7 @@ def reason(chosen: Point, missing: Difference | None, points: Sequence[Point], q
         return (
             f"{told}: the best {quality} of {len(points)} settings, {chosen.quality:.3f}, which no cheaper one reaches."
         )
-    best = max(points, key=lambda p: (p.quality, -p.calls))
+    best = best_of(points)
     return (
         f"{told}: of {len(points)} settings the cheapest whose {quality} is not clearly below the best, "
         f"{best.quality:.3f} at {best.setting}. It is {signed(missing)} from it, paired over {missing.n} samples."
