@@ -97,7 +97,7 @@ def analyse(folder: Path) -> None:
     speed = [one for one in (speedup(job, trace) for job in jobs) if one is not None]
     content = {
         "quality": quality,
-        "summary": [reason(best, missing, found, quality), *beside],
+        "summary": [reason(best, missing, found, quality), *_left_out(len(jobs) - len(found), quality), *beside],
         "recommended": best.to_json() | {"below_best": missing and asdict(missing)},
         "front": [one.to_json() for one in front(found)],
         "bounds": [one.to_json() for one in around],
@@ -334,6 +334,14 @@ def trace_of(record: dict[str, Any]) -> Any:
 def traced(job: JobRecord, trace: Any) -> list[Any]:
     """The traces of the samples that a job decoded."""
     return [trace.samples[row["id"]] for row in read_samples(job.folder / "samples.jsonl") if row["status"] == "ok"]
+
+
+def _left_out(jobs: int, quality: str) -> list[str]:
+    return (
+        [f"Left out: {jobs} of the jobs, without a {quality} of each sample or without calls per token."]
+        if jobs
+        else []
+    )
 
 
 def _told(calibration: dict[str, Estimate]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgecloud.analysis import analyse
 from suite.models.loading import loads
 from tests.runs import Here, TinyPair, read_record, read_rows, records
 
@@ -113,6 +114,12 @@ def test_a_sweep_ends_with_its_analysis_in_the_report(here: Here, pair: TinyPair
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "the fewest" not in page and found["summary"][0].split(":")[0] in page
     assert len(records(here.folder)) == 6  # the bounds leave no job behind
+    first = sorted(folder.glob("*/samples.jsonl"))[0]
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    kept = [{**row, "metrics": {**row["metrics"], found["quality"]: None}} for row in rows]
+    first.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    analyse(folder)
+    assert "Left out: 1 of the jobs" in json.loads((folder / "analysis.json").read_text())["summary"][1]
 
 
 def test_a_rounds_network_is_told_without_the_prompts_upload(here: Here, pair: TinyPair) -> None:
